@@ -1,0 +1,5 @@
+//go:build unix && !linux
+
+package sysfd
+
+func closeRun(first, n int) { closeEach(first, n) }

@@ -1,0 +1,23 @@
+//go:build unix && !(dragonfly || freebsd || linux || netbsd || openbsd)
+
+package sysfd
+
+import (
+	"syscall"
+
+	"golang.org/x/sys/unix"
+)
+
+// Socketpair is socketpair(2) with both ends close-on-exec. This system has no SOCK_CLOEXEC, so
+// the fork lock keeps a child from inheriting the ends before they are marked.
+func Socketpair(domain, style, protocol int) ([2]int, error) {
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	fds, err := unix.Socketpair(domain, style, protocol)
+	if err != nil {
+		return [2]int{-1, -1}, err
+	}
+	unix.CloseOnExec(fds[0])
+	unix.CloseOnExec(fds[1])
+	return fds, nil
+}
