@@ -1,0 +1,5 @@
+//go:build unix && !linux
+
+package socketpair
+
+var systemNamespaces map[int]string
