@@ -1,0 +1,39 @@
+//go:build unix
+
+package credentials
+
+import (
+	"context"
+	"syscall"
+
+	"github.com/pkg/errors"
+)
+
+// exchangeMessage is what either end sends, once, with explicit SCM_CREDENTIALS. One packet, or 16
+// bytes of a stream.
+const exchangeMessage = "fdkit identity 1"
+
+// Exchange proves to each end of a connected AF_UNIX socket who the other end is now. Both call it,
+// in any order, at any time before they send anything else; each sends one message of 16 bytes that
+// the kernel stamps with the writer's pid and real ids, and receives the other's. It tells the
+// truth where [Peer] cannot: over a socketpair that a child inherited, over a connection that was
+// handed on.
+//
+// It borrows c, any syscall.Conn with deadlines on a socket of any style: a *net.UnixConn, an
+// scm.Conn. It gives the Sender to the caller, to Close. It blocks until the other end has answered
+// or ctx is done. Nobody may read or write c meanwhile, and c has no deadlines afterwards. After
+// an error the connection is of no use. Behind the message nothing is consumed.
+//
+// Errors: [ErrNoIdentity] if the other end's message names nobody visible here, [ErrForged] if the
+// pid that it names has other ids than it, [ErrProtocol] if something else came, with the
+// descriptors that came along closed; [ErrPeerGone]; [ErrNoPeer] for another kind of socket;
+// os.ErrNoDeadline for a blocking file; ctx's error. Linux; elsewhere errors.ErrUnsupported.
+//
+// Its limit: the kernel lets a sender that is privileged in its user namespace write any existing
+// pid, with CAP_SYS_ADMIN, and any uid that is mapped there, with CAP_SETUID. Root can claim to be
+// anybody; whoever is not root cannot. Only [PeerProcess] on a connection to a path is proof against
+// root.
+func Exchange(ctx context.Context, c syscall.Conn) (Sender, error) {
+	s, err := exchange(ctx, c)
+	return s, errors.WithMessage(err, "credentials: exchange")
+}

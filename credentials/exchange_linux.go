@@ -1,0 +1,275 @@
+package credentials
+
+import (
+	"context"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/cmsg"
+	"github.com/fdkit/fdkit/internal/sysfd"
+)
+
+func exchange(ctx context.Context, c syscall.Conn) (Sender, error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return Sender{}, err
+	}
+	if err := sysfd.Control(c, sysfd.CheckUnix); err != nil {
+		if errors.Is(err, sysfd.ErrNotUnix) || errors.Is(err, sysfd.ErrListening) {
+			err = errors.WithMessage(ErrNoPeer, err.Error())
+		}
+		return Sender{}, err
+	}
+	release, err := bindDeadline(ctx, c)
+	if err != nil {
+		return Sender{}, err
+	}
+	defer release()
+
+	x := exchanger{raw: raw}
+	if err := x.send(); err != nil {
+		return Sender{}, x.reason(ctx, err)
+	}
+	s, err := x.receive()
+	return s, x.reason(ctx, err)
+}
+
+// bindDeadline makes c's waits end with ctx.
+func bindDeadline(ctx context.Context, c syscall.Conn) (release func(), err error) {
+	d, ok := c.(interface{ SetDeadline(time.Time) error })
+	if !ok {
+		return nil, os.ErrNoDeadline
+	}
+	if err := d.SetDeadline(time.Time{}); err != nil {
+		return nil, err
+	}
+	if ctx.Done() == nil {
+		return func() {}, nil
+	}
+	ran := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		_ = d.SetDeadline(time.Unix(1, 0))
+		close(ran)
+	})
+	return func() {
+		if !stop() {
+			<-ran
+			_ = d.SetDeadline(time.Time{})
+		}
+	}, nil
+}
+
+type exchanger struct {
+	raw     syscall.RawConn
+	n       int
+	oobn    int
+	flags   int
+	err     error
+	control [cmsg.BufferSize]byte
+}
+
+// reason says what err was about.
+func (x *exchanger) reason(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, os.ErrDeadlineExceeded) && ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, unix.EPIPE), errors.Is(err, unix.ECONNRESET), errors.Is(err, unix.ECONNREFUSED), errors.Is(err, unix.ENOTCONN):
+		return gone{err}
+	}
+	return err
+}
+
+// gone adds ErrPeerGone to the errno that says so.
+type gone struct{ error }
+
+func (e gone) Error() string   { return ErrPeerGone.Error() + ": " + e.error.Error() }
+func (e gone) Unwrap() []error { return []error{ErrPeerGone, e.error} }
+
+// send sends the message with explicit credentials: they hold also if the other end asks for stamps
+// only later. The kernel checks them; the ids are the real ones, as in a stamp of its own.
+func (x *exchanger) send() error {
+	own := cmsg.Credentials{PID: os.Getpid(), UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+	var buf [cmsg.CredentialsSize]byte
+	oob := cmsg.AppendCredentials(buf[:0], own)
+	p := []byte(exchangeMessage)
+	for len(p) > 0 {
+		err := x.raw.Write(func(fd uintptr) bool {
+			x.n, x.err = unix.SendmsgN(int(fd), p, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			if x.err == unix.EINVAL && len(oob) > 0 {
+				// Our own ids have no number in this user namespace. The stamp is then the kernel's,
+				// if the other end asks for it already.
+				oob = nil
+				x.n, x.err = unix.SendmsgN(int(fd), p, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			}
+			return x.err != unix.EAGAIN && x.err != unix.EINTR
+		})
+		if err == nil {
+			err = os.NewSyscallError("sendmsg", x.err)
+		}
+		if err != nil {
+			return err
+		}
+		p = p[x.n:]
+	}
+	return nil
+}
+
+// receive reads the other end's message and not a byte more. Stamps and pidfds are asked for after
+// our own message went out: a packet socket that asks binds itself to a name when it sends.
+func (x *exchanger) receive() (s Sender, err error) {
+	restore, err := x.askForStamps()
+	if err != nil {
+		return Sender{}, err
+	}
+	defer restore()
+	p := make([]byte, len(exchangeMessage))
+	for got := 0; got < len(p); {
+		n, part, err := x.receivePart(p[got:])
+		if err != nil {
+			_ = s.Close()
+			return Sender{}, err
+		}
+		if got == 0 {
+			s = part
+		} else {
+			// Without options a stream glues writers together, with them it does not: the rest of
+			// the message must come from the same one.
+			same := part.Cred == s.Cred
+			_ = part.Close()
+			if !same {
+				_ = s.Close()
+				return Sender{}, errors.WithMessage(ErrProtocol, "the message has two writers")
+			}
+		}
+		got += n
+	}
+	if string(p) != exchangeMessage {
+		_ = s.Close()
+		return Sender{}, errors.WithMessagef(ErrProtocol, "received %q", p)
+	}
+	if err := checkForged(&s); err != nil {
+		_ = s.Close()
+		return Sender{}, err
+	}
+	return s, nil
+}
+
+// receivePart is one recvmsg(2) and what its stamp says.
+func (x *exchanger) receivePart(p []byte) (int, Sender, error) {
+	resets := 0
+	err := x.raw.Read(func(fd uintptr) bool {
+		x.n, x.oobn, x.flags, x.err = recvmsg(int(fd), p, x.control[:])
+		if x.err == unix.ECONNRESET && resets == 0 {
+			// SOCK_SEQPACKET reports a reset before what is queued.
+			resets++
+			x.n, x.oobn, x.flags, x.err = recvmsg(int(fd), p, x.control[:])
+		}
+		return x.err != unix.EAGAIN && x.err != unix.EINTR
+	})
+	if err == nil {
+		err = os.NewSyscallError("recvmsg", x.err)
+	}
+	if err != nil {
+		return 0, Sender{}, err
+	}
+	got := cmsg.Parse(x.control[:x.oobn], nil)
+	var pidfd *os.File
+	if got.PIDFD >= 0 {
+		pidfd = os.NewFile(uintptr(got.PIDFD), "pidfd")
+	}
+	sysfd.CloseAll(got.FDs)
+	stamp := Cred{PID: got.Cred.PID, UID: got.Cred.UID, GID: got.Cred.GID}
+	if !got.HasCred {
+		stamp = Cred{UID: noID}
+	}
+	s := NewSender(stamp, pidfd)
+	switch {
+	case x.n == 0 && stamp.Known():
+		err = errors.WithMessage(ErrProtocol, "the message is empty")
+	case x.n == 0:
+		err = ErrPeerGone // the end of a stream has a stamp, {0,0,0}, that of a packet socket has none
+	case len(got.FDs) > 0 || x.flags&unix.MSG_CTRUNC != 0:
+		err = errors.WithMessage(ErrProtocol, "descriptors came with the message")
+	case x.flags&unix.MSG_TRUNC != 0:
+		err = errors.WithMessage(ErrProtocol, "the message is too long")
+	case s == nil:
+		err = errors.WithMessagef(ErrNoIdentity, "the stamp is %v", stamp)
+	}
+	if err != nil {
+		_ = s.Close()
+		return 0, Sender{}, err
+	}
+	return x.n, *s, nil
+}
+
+// recvmsg keeps x/sys from reading a byte of its own into nothing: p is never empty here.
+func recvmsg(fd int, p, control []byte) (n, oobn, flags int, err error) {
+	n, oobn, flags, _, err = unix.Recvmsg(fd, p, control, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	return n, oobn, flags, err
+}
+
+// askForStamps sets SO_PASSCRED and, where there is one, SO_PASSPIDFD.
+func (x *exchanger) askForStamps() (restore func(), err error) {
+	var cred, pidfd int
+	err = x.options(func(fd int) error {
+		var err error
+		if cred, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED); err != nil {
+			return os.NewSyscallError("getsockopt", err)
+		}
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+			return os.NewSyscallError("setsockopt", err)
+		}
+		if pidfd, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSPIDFD); err != nil {
+			pidfd = 1 // an older kernel: leave it alone
+		} else if pidfd == 0 {
+			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSPIDFD, 1)
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return func() {
+		_ = x.options(func(fd int) error {
+			if cred == 0 {
+				_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 0)
+			}
+			if pidfd == 0 {
+				_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSPIDFD, 0)
+			}
+			return nil
+		})
+	}, nil
+}
+
+// options lends the socket to set its options.
+func (x *exchanger) options(f func(fd int) error) error {
+	var ferr error
+	if err := x.raw.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
+		return err
+	}
+	return ferr
+}
+
+// checkForged compares the stamp with the process that it names. A privileged sender that writes
+// another pid and forgets the ids, as systemd-notify does, is found out; one that writes all three
+// is not.
+func checkForged(s *Sender) error {
+	if s.Process == nil {
+		return nil
+	}
+	info, err := s.Process.Info()
+	if err != nil || info.Exited {
+		return nil // an older kernel, or the writer has ended since
+	}
+	if info.RealUID != s.UID || info.RealGID != s.GID {
+		return errors.WithMessagef(ErrForged, "stamp %v, process with real uid %d gid %d", s.Cred, info.RealUID, info.RealGID)
+	}
+	return nil
+}

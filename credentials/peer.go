@@ -1,0 +1,77 @@
+//go:build unix
+
+package credentials
+
+import (
+	"syscall"
+
+	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/internal/sysfd"
+)
+
+// Peer returns who connected the socket, or listened on its path: SO_PEERCRED on Linux, the pid and
+// effective ids at the moment of connect(2) or listen(2); LOCAL_PEERCRED and LOCAL_PEERPID on
+// macOS, LOCAL_PEERCRED on FreeBSD. On the end of a socketpair it is whoever made the pair, on
+// either end: see [Exchange].
+//
+// It borrows c and does not block. A socket without such a peer is [ErrNoPeer], another file
+// ENOTSOCK. Elsewhere it is errors.ErrUnsupported.
+func Peer(c syscall.Conn) (Cred, error) {
+	var cred Cred
+	err := sysfd.Control(c, func(fd int) error {
+		var err error
+		cred, err = peer(fd)
+		return err
+	})
+	if err != nil {
+		return Cred{}, errors.WithMessage(err, "credentials: ask for the peer")
+	}
+	return cred, nil
+}
+
+// PeerGroups returns the supplementary groups of the peer that [Peer] names, at the same moment:
+// sorted, and without its primary group unless that is listed twice. SO_PEERGROUPS, Linux 4.13;
+// LOCAL_PEERCRED on macOS and FreeBSD, where the system cuts the list at 16. Errors are those of
+// Peer.
+func PeerGroups(c syscall.Conn) ([]uint32, error) {
+	var groups []uint32
+	err := sysfd.Control(c, func(fd int) error {
+		var err error
+		groups, err = peerGroups(fd)
+		return err
+	})
+	return groups, errors.WithMessage(err, "credentials: ask for the peer's groups")
+}
+
+// PeerLabel returns the security label of the peer that [Peer] names, such as an SELinux context:
+// SO_PEERSEC. Without a security module that has labels it is errors.ErrUnsupported.
+func PeerLabel(c syscall.Conn) (string, error) {
+	var label string
+	err := sysfd.Control(c, func(fd int) error {
+		var err error
+		label, err = peerLabel(fd)
+		return err
+	})
+	return label, errors.WithMessage(err, "credentials: ask for the peer's label")
+}
+
+// PeerProcess pins the process that [Peer] names and gives it to the caller: SO_PEERPIDFD, Linux
+// 6.5. This cannot be forged, and a reused pid does not deceive it.
+//
+// A process that has ended is a Process that is not Alive; before Linux 6.16 one that was also
+// reaped is [ErrPeerGone]. A socket without a peer is [ErrNoPeer], an older kernel
+// errors.ErrUnsupported, and at the descriptor limit, where Peer still works, the error matches
+// EMFILE.
+func PeerProcess(c syscall.Conn) (*Process, error) {
+	var p *Process
+	err := sysfd.Control(c, func(fd int) error {
+		var err error
+		p, err = peerProcess(fd)
+		return err
+	})
+	if err != nil {
+		return nil, errors.WithMessage(err, "credentials: pin the peer")
+	}
+	return p, nil
+}

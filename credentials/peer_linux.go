@@ -1,0 +1,77 @@
+package credentials
+
+import (
+	"os"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/sysfd"
+)
+
+func peer(fd int) (Cred, error) {
+	u, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
+	if err != nil {
+		return Cred{}, os.NewSyscallError("getsockopt", err)
+	}
+	// {0, -1, -1} is no peer, and no error; pid 0 with a uid is a peer outside our pid namespace.
+	if u.Uid == noID {
+		return Cred{}, ErrNoPeer
+	}
+	// A listener answers with whoever called listen.
+	if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listening != 0 {
+		return Cred{}, ErrNoPeer
+	}
+	return Cred{PID: int(u.Pid), UID: u.Uid, GID: u.Gid}, nil
+}
+
+func peerGroups(fd int) ([]uint32, error) {
+	if _, err := peer(fd); err != nil {
+		return nil, err
+	}
+	groups := make([]uint32, 32)
+	for {
+		n, err := getsockoptGroups(fd, groups)
+		switch {
+		case err == unix.ERANGE && n > len(groups):
+			groups = make([]uint32, n)
+		case err == unix.ENODATA:
+			return nil, ErrNoPeer
+		case err == unix.ENOPROTOOPT:
+			return nil, sysfd.Unsupported(os.NewSyscallError("getsockopt", err))
+		case err != nil:
+			return nil, os.NewSyscallError("getsockopt", err)
+		default:
+			return groups[:n], nil
+		}
+	}
+}
+
+func peerLabel(fd int) (string, error) {
+	label, err := unix.GetsockoptString(fd, unix.SOL_SOCKET, unix.SO_PEERSEC)
+	if err == unix.ENOPROTOOPT || err == unix.EOPNOTSUPP {
+		return "", sysfd.Unsupported(os.NewSyscallError("getsockopt", err))
+	}
+	return label, os.NewSyscallError("getsockopt", err)
+}
+
+func peerProcess(fd int) (*Process, error) {
+	cred, err := peer(fd)
+	if err != nil {
+		return nil, err
+	}
+	pidfd, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PEERPIDFD)
+	switch err {
+	case nil:
+		return newProcess(os.NewFile(uintptr(pidfd), "pidfd"), cred.PID), nil
+	case unix.EINVAL, unix.ESRCH:
+		return nil, ErrPeerGone
+	case unix.ENODATA:
+		return nil, ErrNoPeer
+	case unix.ENOPROTOOPT:
+		return nil, sysfd.Unsupported(os.NewSyscallError("getsockopt", err))
+	case unix.EMFILE:
+		return nil, errors.WithMessage(os.NewSyscallError("getsockopt", err), sysfd.Usage())
+	}
+	return nil, os.NewSyscallError("getsockopt", err)
+}

@@ -1,0 +1,167 @@
+package credentials
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/sysfd"
+)
+
+func openProcess(pid int) (*Process, error) {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	switch err {
+	case nil:
+		return newProcess(os.NewFile(uintptr(pidfd), "pidfd"), pid), nil
+	case unix.ENOSYS:
+		return nil, sysfd.Unsupported(os.NewSyscallError("pidfd_open", err))
+	}
+	return nil, done(os.NewSyscallError("pidfd_open", err))
+}
+
+// done adds os.ErrProcessDone to ESRCH.
+func done(err error) error {
+	if errors.Is(err, unix.ESRCH) {
+		return processDone{err}
+	}
+	return err
+}
+
+type processDone struct{ error }
+
+func (e processDone) Unwrap() error        { return e.error }
+func (e processDone) Is(target error) bool { return target == os.ErrProcessDone }
+
+// pidOf reads the pid from fdinfo, which every kernel with pidfds has; 0 if it is not visible here
+// or the process was reaped.
+func pidOf(pidfd *os.File) (pid int, err error) {
+	err = sysfd.Control(pidfd, func(fd int) error {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd))
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(string(b)) {
+			if value, ok := strings.CutPrefix(line, "Pid:"); ok {
+				pid, err = strconv.Atoi(strings.TrimSpace(value))
+				pid = max(pid, 0)
+				return err
+			}
+		}
+		return errors.WithMessage(unix.EBADF, "not a pidfd")
+	})
+	return pid, err
+}
+
+func processID(pidfd *os.File) (id ProcessID) {
+	_ = sysfd.Control(pidfd, func(fd int) error {
+		var fs unix.Statfs_t
+		var st unix.Stat_t
+		// Before pidfs all pidfds share one inode.
+		if unix.Fstatfs(fd, &fs) == nil && fs.Type == unix.PID_FS_MAGIC && unix.Fstat(fd, &st) == nil {
+			id = ProcessID{Dev: uint64(st.Dev), Ino: st.Ino}
+		}
+		return nil
+	})
+	return id
+}
+
+// alive asks the pidfd, which is readable from the end of the process on.
+func alive(pidfd *os.File) bool {
+	ended := true
+	_ = sysfd.Control(pidfd, func(fd int) error {
+		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+		for {
+			n, err := unix.Poll(poll, 0)
+			if err != unix.EINTR {
+				ended = err != nil || n > 0
+				return nil
+			}
+		}
+	})
+	return !ended
+}
+
+// wait waits in the runtime's poller, which wants a nonblocking descriptor: a duplicate, so that
+// pidfds that nobody waits for stay out of it.
+func wait(ctx context.Context, pidfd *os.File) error {
+	if !alive(pidfd) {
+		return closedError(pidfd)
+	}
+	var dup int
+	err := sysfd.Control(pidfd, func(fd int) (err error) {
+		dup, err = sysfd.Dup(fd)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	_ = unix.SetNonblock(dup, true)
+	file := os.NewFile(uintptr(dup), "pidfd")
+	defer file.Close()
+	stop := context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	raw, err := file.SyscallConn()
+	if err != nil {
+		return err
+	}
+	err = raw.Read(func(uintptr) bool { return !alive(pidfd) })
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		return ctx.Err()
+	}
+	if err != nil {
+		return err
+	}
+	return closedError(pidfd)
+}
+
+// closedError tells a Process that was closed from one that has ended.
+func closedError(pidfd *os.File) error {
+	return sysfd.Control(pidfd, func(int) error { return nil })
+}
+
+func info(pidfd *os.File) (ProcessInfo, error) {
+	pi := unix.PidfdInfo{Mask: unix.PIDFD_INFO_PID | unix.PIDFD_INFO_CREDS | unix.PIDFD_INFO_CGROUPID | unix.PIDFD_INFO_EXIT}
+	err := sysfd.Control(pidfd, func(fd int) error { return unix.IoctlPidfdInfo(fd, &pi) })
+	switch {
+	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EINVAL):
+		return ProcessInfo{}, sysfd.Unsupported(os.NewSyscallError("ioctl", err))
+	case errors.Is(err, unix.ESRCH):
+		return ProcessInfo{}, done(os.NewSyscallError("ioctl", err))
+	case err != nil:
+		return ProcessInfo{}, err
+	case pi.Mask&unix.PIDFD_INFO_PID == 0:
+		return ProcessInfo{Exited: true, Status: syscall.WaitStatus(pi.Exit_code)}, nil
+	}
+	return ProcessInfo{
+		PID: int(pi.Tgid), ParentPID: int(pi.Ppid), CgroupID: pi.Cgroupid,
+		RealUID: pi.Ruid, RealGID: pi.Rgid, EffectiveUID: pi.Euid, EffectiveGID: pi.Egid,
+		SavedUID: pi.Suid, SavedGID: pi.Sgid, FilesystemUID: pi.Fsuid, FilesystemGID: pi.Fsgid,
+	}, nil
+}
+
+func executable(pidfd *os.File, pid int) (string, error) {
+	if pid <= 0 {
+		return "", errors.WithMessage(unix.ESRCH, "the process is not visible in this pid namespace")
+	}
+	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
+	if !alive(pidfd) { // what was read may be of another process with the same pid
+		if err := closedError(pidfd); err != nil {
+			return "", err
+		}
+		return "", os.ErrProcessDone
+	}
+	return exe, err
+}
+
+func signal(pidfd *os.File, sig syscall.Signal) error {
+	return sysfd.Control(pidfd, func(fd int) error {
+		return done(os.NewSyscallError("pidfd_send_signal", unix.PidfdSendSignal(fd, sig, nil, 0)))
+	})
+}
