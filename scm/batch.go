@@ -1,0 +1,149 @@
+//go:build unix
+
+package scm
+
+import (
+	"fmt"
+	"io"
+	"os"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/cmsg"
+	"github.com/fdkit/fdkit/socketpair"
+)
+
+// A Packet is one message of a batch, in the raw tier.
+type Packet struct {
+	Data []byte // to send, or to be filled
+	FDs  []int  // to send (borrowed), or to be filled (given)
+
+	// Set by ReceiveBatch: how much of Data and FDs was filled, and the error of this message, as
+	// Receive would return it. With an error no descriptor is open.
+	N, NFDs int
+	Err     error
+}
+
+// SendBatch sends packets as SendFDs sends one, several in each sendmmsg(2), and returns how many
+// were sent. If that is not all, err is the reason for the next one. It gains for few descriptors
+// in a message; more in a message gains more. It allocates its buffers at the first call and
+// nothing after that.
+func (c *Conn) SendBatch(packets []Packet) (sent int, err error) {
+	tx := &c.tx
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.broken != nil {
+		return 0, tx.broken
+	}
+	if tx.batch == nil {
+		tx.batch = new(batch)
+	}
+	for sent < len(packets) {
+		n, err := c.sendSome(packets[sent:])
+		sent += n
+		if err != nil {
+			return sent, err
+		}
+	}
+	return sent, nil
+}
+
+// sendSome sends as many packets as one system call takes.
+func (c *Conn) sendSome(packets []Packet) (int, error) {
+	tx := &c.tx
+	count := 0
+	for ; count < min(len(packets), maxBatch); count++ {
+		p := &packets[count]
+		if err := c.checkSend(p.Data, len(p.FDs)); err != nil {
+			if count == 0 {
+				return 0, err
+			}
+			break // those before it first
+		}
+		tx.batch.set(count, p.Data, len(cmsg.AppendRights(tx.batch.rights(count), p.FDs)))
+	}
+	tx.count = count
+	err := c.write(tx.batchStep)
+	tx.batch.clear(count)
+	if err != nil {
+		return 0, err
+	}
+	if tx.errno != 0 {
+		return 0, c.sendError(tx.errno, len(packets[0].Data), packets[0].FDs)
+	}
+	sent := tx.n
+	// A stream may take a part of the last one; the rest must follow before anything else.
+	if last := packets[sent-1].Data; c.style == socketpair.Stream {
+		if n, _, _ := tx.batch.result(sent - 1); n < len(last) {
+			if err := c.transmit(last[n:], nil); err != nil {
+				return sent - 1, c.cutOff(err, n, len(last))
+			}
+		}
+	}
+	return sent, nil
+}
+
+// ReceiveBatch fills packets as ReceiveFDs fills one, with what is queued, in one recvmmsg(2), and
+// returns how many came. It waits for the first only. What is wrong with one message is in its Err
+// and says nothing about the others; err is for the connection, as from Receive: io.EOF at its end,
+// with n = 0. It allocates its buffers at the first call and nothing after that.
+func (c *Conn) ReceiveBatch(packets []Packet) (n int, err error) {
+	rx := &c.rx
+	rx.mu.Lock()
+	defer rx.mu.Unlock()
+	if rx.batch == nil {
+		rx.batch = new(batch)
+	}
+	count := min(len(packets), maxBatch)
+	if count == 0 {
+		return 0, nil
+	}
+	for i := range count {
+		if len(packets[i].Data) == 0 && c.style == socketpair.Stream {
+			return 0, &opError{op: "receive", kind: ErrTruncated, detail: fmt.Sprintf("the buffer of packet %d is empty", i), cause: os.ErrInvalid}
+		}
+		rx.batch.set(i, packets[i].Data, cmsg.BufferSize)
+	}
+	rx.style, rx.count, rx.stop = c.style, count, c.lost.Load()
+	err = c.read(rx.batchStep)
+	rx.batch.clear(count)
+	if err == nil && rx.errno != 0 {
+		err = c.receiveError(rx.errno)
+	}
+	if err != nil {
+		return 0, err
+	}
+	for i := range rx.n {
+		p := &packets[i]
+		size, ncontrol, flags := rx.batch.result(i)
+		var got cmsg.Received
+		p.N, got, p.Err = c.judge(size, len(p.Data), rx.batch.control[i][:ncontrol], flags, p.FDs[:0:len(p.FDs)], len(p.FDs))
+		p.NFDs = len(got.FDs)
+		if p.Err == nil && got.PIDFD >= 0 {
+			_ = unix.Close(got.PIDFD)
+		}
+		if p.Err == io.EOF { // nothing comes behind it but the same again
+			p.Err = nil
+			if i > 0 {
+				return i, nil // the next call says so
+			}
+			return 0, c.endError()
+		}
+	}
+	return rx.n, nil
+}
+
+// attemptBatch is one sendmmsg(2); false means wait and call again.
+func (tx *sender) attemptBatch(fd uintptr) bool {
+	tx.n, tx.errno = tx.batch.send(int(fd), tx.count)
+	return tx.errno != unix.EAGAIN
+}
+
+// attemptBatch is one recvmmsg(2); false means wait and call again.
+func (rx *receiver) attemptBatch(fd uintptr) bool {
+	rx.n, rx.errno = rx.batch.receive(int(fd), rx.count, rx.style)
+	if rx.resetFirst() {
+		rx.n, rx.errno = rx.batch.receive(int(fd), rx.count, rx.style)
+	}
+	return rx.errno != unix.EAGAIN || rx.stop
+}

@@ -1,0 +1,127 @@
+//go:build unix
+
+package scm
+
+import (
+	"net"
+	"os"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/sysfd"
+)
+
+// Files are received descriptors. They stay numbers until one is taken; whoever passes a thousand
+// of them on pays for no *os.File. Taking gives one to the caller, Close closes the rest. A copy
+// of Files shares what is taken with the original. It is for one goroutine at a time.
+type Files struct{ fds []int }
+
+// Len returns how many descriptors came, taken ones included.
+func (f *Files) Len() int { return len(f.fds) }
+
+// Take gives descriptor i to the caller as a file: in the runtime's poller if its sender had put it
+// into nonblocking mode, a mode that both share, and else not. It is nil if there is no such
+// descriptor or it was taken before.
+func (f *Files) Take(i int) *os.File {
+	fd := f.TakeFD(i)
+	if fd < 0 {
+		return nil
+	}
+	return os.NewFile(uintptr(fd), "received")
+}
+
+// TakeFD gives descriptor i to the caller as a number, -1 if there is none.
+func (f *Files) TakeFD(i int) int {
+	if i < 0 || i >= len(f.fds) {
+		return -1
+	}
+	fd := f.fds[i]
+	f.fds[i] = -1
+	return fd
+}
+
+// TakeConn gives descriptor i to the caller as a connection of package net, or as a datagram socket
+// with a peer. Its open file description, which the sender may share, becomes nonblocking.
+// After an error it is still in f: [ErrTaken], ENOTSOCK for another kind of file, EINVAL for a
+// listener, ENOTCONN for a socket that is not connected.
+func (f *Files) TakeConn(i int) (net.Conn, error) {
+	return take(f, i, "connection", false, func(file *os.File) (net.Conn, error) {
+		if err := sysfd.Control(file, connected); err != nil {
+			return nil, err
+		}
+		return net.FileConn(file)
+	})
+}
+
+// TakeListener gives descriptor i to the caller as a listener. A Unix listener does not unlink its
+// path when it is closed. After an error it is still in f: [ErrTaken], ENOTSOCK for another kind of
+// file, EINVAL for a socket that does not listen, among them one that somebody shut down: no
+// connection would ever come, and package net would wait for one.
+func (f *Files) TakeListener(i int) (net.Listener, error) {
+	return take(f, i, "listener", true, net.FileListener)
+}
+
+// TakePacketConn gives descriptor i to the caller as a packet socket. After an error it is still in
+// f: [ErrTaken], ENOTSOCK for another kind of file, an error of package net for another style.
+func (f *Files) TakePacketConn(i int) (net.PacketConn, error) {
+	return take(f, i, "packet socket", false, net.FilePacketConn)
+}
+
+// take hands descriptor i to one of package net's constructors, which work on a duplicate.
+func take[T any](f *Files, i int, what string, listening bool, construct func(*os.File) (T, error)) (T, error) {
+	var none T
+	if i < 0 || i >= len(f.fds) || f.fds[i] < 0 {
+		return none, ErrTaken
+	}
+	if err := checkListening(f.fds[i], listening); err != nil {
+		return none, errors.WithMessagef(err, "scm: take descriptor %d as a %s", i, what)
+	}
+	dup, err := sysfd.Dup(f.fds[i])
+	if err != nil {
+		return none, tableFull("take", nil, "a second number is needed for a moment", err)
+	}
+	file := os.NewFile(uintptr(dup), "received")
+	t, err := construct(file)
+	_ = file.Close()
+	if err != nil {
+		return none, errors.WithMessagef(err, "scm: take descriptor %d as a %s", i, what)
+	}
+	_ = unix.Close(f.TakeFD(i))
+	return t, nil
+}
+
+// checkListening refuses what package net wraps into something that never works: a listener as a
+// connection, a connection as a listener, and a listener that was shut down. The latter is told by
+// its hangup; accept(2) on it says EAGAIN for ever.
+func checkListening(fd int, want bool) error {
+	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
+	if err != nil {
+		return os.NewSyscallError("getsockopt", err)
+	}
+	switch {
+	case want && listening == 0:
+		return errors.WithMessage(unix.EINVAL, "it does not listen")
+	case !want && listening != 0:
+		return errors.WithMessage(unix.EINVAL, "it listens")
+	case want:
+		poll := []unix.PollFd{{Fd: int32(fd)}}
+		if _, err := unix.Poll(poll, 0); err == nil && poll[0].Revents&unix.POLLHUP != 0 {
+			return errors.WithMessage(unix.EINVAL, "it was shut down")
+		}
+	}
+	return nil
+}
+
+func connected(fd int) error {
+	_, err := unix.Getpeername(fd)
+	return os.NewSyscallError("getpeername", err)
+}
+
+// Close closes the descriptors that nobody took. It works twice, and on nil.
+func (f *Files) Close() error {
+	if f != nil {
+		sysfd.CloseAll(f.fds)
+	}
+	return nil
+}

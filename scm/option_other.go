@@ -1,0 +1,30 @@
+//go:build unix && !linux
+
+package scm
+
+import (
+	"errors"
+
+	"golang.org/x/sys/unix"
+)
+
+// SetPassCred needs Linux; elsewhere it is errors.ErrUnsupported.
+func (c *Conn) SetPassCred(bool) error { return unsupported("SO_PASSCRED") }
+
+// SetPassPIDFD needs Linux; elsewhere it is errors.ErrUnsupported.
+func (c *Conn) SetPassPIDFD(bool) error { return unsupported("SO_PASSPIDFD") }
+
+// SetPassRights needs Linux; elsewhere it is errors.ErrUnsupported.
+func (c *Conn) SetPassRights(bool) error { return unsupported("SO_PASSRIGHTS") }
+
+func unsupported(option string) error {
+	return &opError{op: "set option", detail: option, cause: errors.ErrUnsupported}
+}
+
+// cookieOf returns 0: this system has no name for a socket that could be compared.
+func cookieOf(int) uint64 { return 0 }
+
+func stamping(int) bool { return false }
+
+// pollHangup is the event of a connection whose other end is closed.
+const pollHangup = unix.POLLHUP

@@ -1,0 +1,264 @@
+//go:build unix
+
+package scm
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/credentials"
+	"github.com/fdkit/fdkit/internal/cmsg"
+	"github.com/fdkit/fdkit/internal/sysfd"
+	"github.com/fdkit/fdkit/socketpair"
+)
+
+// Receive reads one message into p, with at most maxFiles descriptors, and gives them to the
+// caller: Close the Message, or Take out of its Files what is to outlive it.
+//
+// It blocks until a message, the read deadline, or Close. At the end of the stream it returns
+// io.EOF, bare. A message that does not fit is dropped whole, and its descriptors are closed when
+// the error is returned: [ErrTruncated] if p was too short, [ErrTooManyFiles] if more than maxFiles
+// came, [ErrFilesLost] if some did not get into this process. Further errors: [ErrPeerGone],
+// os.ErrDeadlineExceeded, net.ErrClosed.
+//
+// On a stream a message is what the kernel returns at once: it may begin in bytes that were sent
+// before those that brought the descriptors, and it ends with the latter at the latest. Of a
+// message that is longer than p all descriptors come with its first byte. p must not be empty.
+func (c *Conn) Receive(p []byte, maxFiles int) (Message, error) {
+	rx := &c.rx
+	rx.mu.Lock()
+	defer rx.mu.Unlock()
+	n, got, err := c.receive(p, nil, maxFiles)
+	if err != nil {
+		return Message{}, err
+	}
+	return Message{Data: p[:n], Files: Files{fds: got.FDs}, Sender: newSender(&got)}, nil
+}
+
+// ReceiveFDs is Receive for descriptor numbers. It allocates nothing, puts at most len(fds) numbers
+// into fds and says how many; from then on they are the caller's to close. With an error there are
+// none. Credentials that come with the message are not reported.
+func (c *Conn) ReceiveFDs(p []byte, fds []int) (n, nfds int, err error) {
+	rx := &c.rx
+	rx.mu.Lock()
+	defer rx.mu.Unlock()
+	n, got, err := c.receive(p, fds[:0:len(fds)], len(fds))
+	if err != nil {
+		return 0, 0, err
+	}
+	if got.PIDFD >= 0 {
+		_ = unix.Close(got.PIDFD)
+	}
+	return n, len(got.FDs), nil
+}
+
+// resetState is about the reset that SOCK_SEQPACKET reports, once, before the packets that are
+// still queued. A reader that stops at it loses them, so it is told behind them, as on a stream.
+type resetState int
+
+const (
+	none resetState = iota
+	heldBack
+	told
+)
+
+// A receiver is the state of the one Receive that is under way.
+type receiver struct {
+	mu    sync.Mutex
+	reset resetState
+
+	header   header
+	control  [cmsg.BufferSize]byte
+	style    socketpair.Style
+	nfds     int
+	n        int
+	ncontrol int
+	flags    int
+	errno    syscall.Errno
+	stop     bool                  // do not wait
+	step     func(fd uintptr) bool // attempt
+
+	// Of ReceiveBatch; n is the number of messages.
+	batch     *batch
+	count     int
+	batchStep func(fd uintptr) bool // attemptBatch
+}
+
+// attempt is one recvmsg(2); false means wait and call again.
+func (rx *receiver) attempt(fd uintptr) bool {
+	rx.n, rx.ncontrol, rx.flags, rx.errno = rx.header.receive(int(fd), rx.nfds, rx.style)
+	if rx.resetFirst() {
+		rx.n, rx.ncontrol, rx.flags, rx.errno = rx.header.receive(int(fd), rx.nfds, rx.style)
+	}
+	return rx.errno != unix.EAGAIN || rx.stop
+}
+
+// resetFirst reports whether the call is to be made again, to see what is behind a reset.
+func (rx *receiver) resetFirst() bool {
+	if rx.errno != unix.ECONNRESET || rx.style != socketpair.SeqPacket || rx.reset != none {
+		return false
+	}
+	rx.reset = heldBack
+	return true
+}
+
+// receive reads one message and appends its descriptors to fds. After an error all of them are
+// closed.
+func (c *Conn) receive(p []byte, fds []int, maxFiles int) (int, cmsg.Received, error) {
+	rx := &c.rx
+	if len(p) == 0 && c.style == socketpair.Stream {
+		return 0, cmsg.Received{}, &opError{op: "receive", kind: ErrTruncated, detail: "the buffer is empty", cause: os.ErrInvalid}
+	}
+	rx.style, rx.nfds = c.style, maxFiles
+	rx.stop = c.lost.Load()
+	rx.header.set(p, rx.control[:])
+	err := c.read(rx.step)
+	rx.header.clear()
+	if err == nil && rx.errno != 0 {
+		err = c.receiveError(rx.errno)
+	}
+	if err != nil {
+		return 0, cmsg.Received{}, err
+	}
+	n, got, err := c.judge(rx.n, len(p), rx.control[:rx.ncontrol], rx.flags, fds, maxFiles)
+	if err == io.EOF {
+		err = c.endError()
+	}
+	return n, got, err
+}
+
+// endError is io.EOF, or the reset that was held back until all that was queued had been read.
+func (c *Conn) endError() error {
+	if c.rx.reset == heldBack {
+		c.rx.reset = told
+		return c.receiveError(unix.ECONNRESET)
+	}
+	return io.EOF
+}
+
+// judge says whether a message came whole: of n bytes into a buffer of size, with control data and
+// flags. If it did not, its descriptors are closed.
+func (c *Conn) judge(n, size int, control []byte, flags int, fds []int, maxFiles int) (int, cmsg.Received, error) {
+	if len(control) == 0 && n > 0 && n <= size && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) == 0 {
+		return n, cmsg.Received{FDs: fds, PIDFD: -1}, nil
+	}
+	if fds == nil && len(control) > unix.CmsgLen(0) {
+		fds = make([]int, 0, (len(control)-unix.CmsgLen(0))/4)
+	}
+	got := cmsg.Parse(control, fds)
+	var err error
+	switch {
+	case flags&unix.MSG_CTRUNC != 0 || got.Refused > 0:
+		err = c.filesLost(&got)
+	case got.Malformed:
+		err = &opError{op: "receive", kind: ErrMalformed}
+	case n > size || flags&unix.MSG_TRUNC != 0:
+		err = &opError{op: "receive", kind: ErrTruncated, detail: fmt.Sprintf("%d bytes for %d", n, size)}
+	case len(got.FDs) > maxFiles:
+		err = &opError{op: "receive", kind: ErrTooManyFiles, detail: fmt.Sprintf("%d came, %d were asked for", len(got.FDs), max(maxFiles, 0))}
+	case n == 0 && len(got.FDs) == 0 && c.atEnd(got.HasCred):
+		err = io.EOF
+	default:
+		err = raise(got.FDs)
+	}
+	if err != nil {
+		sysfd.CloseAll(got.FDs)
+		if got.PIDFD >= 0 {
+			_ = unix.Close(got.PIDFD)
+		}
+		return 0, cmsg.Received{}, err
+	}
+	return n, got, nil
+}
+
+// filesLost says why descriptors of a message did not arrive. The control buffer has room for
+// everything, so it was not that.
+func (c *Conn) filesLost(got *cmsg.Received) error {
+	detail := fmt.Sprintf("%d arrived and are closed", len(got.FDs))
+	var cause error
+	_ = sysfd.Control(c, func(fd int) error {
+		if sysfd.Full(fd) {
+			detail += "; " + sysfd.Usage()
+			cause = unix.EMFILE
+		}
+		return nil
+	})
+	if cause == nil {
+		detail += "; a security module refused the others"
+		cause = unix.EPERM
+	}
+	return &opError{op: "receive", kind: ErrFilesLost, detail: detail, cause: cause}
+}
+
+// raise moves descriptors away from 0, 1 and 2, which recvmsg(2) gives to a process that has closed
+// them: a library that prints would write into the file.
+func raise(fds []int) error {
+	for i, fd := range fds {
+		if fd > 2 {
+			continue
+		}
+		dup, err := sysfd.Dup(fd)
+		if err != nil {
+			return tableFull("receive", ErrFilesLost, "a number above 2 is needed", err)
+		}
+		_ = unix.Close(fd)
+		fds[i] = dup
+	}
+	return nil
+}
+
+// atEnd tells the end of a connection from an empty message, both of which are 0 bytes.
+func (c *Conn) atEnd(stamped bool) bool {
+	switch c.style {
+	case socketpair.Stream:
+		return true // with SO_PASSCRED it comes with credentials {0,0,0}
+	case socketpair.SeqPacket:
+		if stamped {
+			return false // a packet has credentials, the end has none
+		}
+	default:
+		return false
+	}
+	end := true
+	_ = sysfd.Control(c, func(fd int) error {
+		if stamping(fd) {
+			return nil
+		}
+		poll := []unix.PollFd{{Fd: int32(fd), Events: pollHangup}}
+		if _, err := unix.Poll(poll, 0); err == nil && poll[0].Revents&(pollHangup|unix.POLLHUP) == 0 {
+			end = false // the other end can still send
+		} else if queued, err := unix.IoctlGetInt(fd, ioctlQueued); err == nil && queued > 0 {
+			end = false // nothing comes behind the end
+		}
+		return nil
+	})
+	return end
+}
+
+func (c *Conn) receiveError(errno syscall.Errno) error {
+	e := &opError{op: "receive", cause: os.NewSyscallError("recvmsg", errno)}
+	switch {
+	case gone(errno):
+		e.kind = ErrPeerGone
+	case errno == unix.EAGAIN: // c.lost
+		e.kind, e.cause = ErrPeerGone, os.NewSyscallError("recvmsg", unix.ECONNREFUSED)
+	}
+	return e
+}
+
+// newSender makes an identity of what the kernel stamped on a message, or nil of what is none.
+func newSender(got *cmsg.Received) *credentials.Sender {
+	if !got.HasCred && got.PIDFD < 0 {
+		return nil
+	}
+	stamp := credentials.Cred{PID: got.Cred.PID, UID: got.Cred.UID, GID: got.Cred.GID}
+	if got.PIDFD < 0 {
+		return credentials.NewSender(stamp, nil)
+	}
+	return credentials.NewSender(stamp, os.NewFile(uintptr(got.PIDFD), "pidfd"))
+}

@@ -1,0 +1,297 @@
+//go:build unix
+
+package scm
+
+import (
+	"fmt"
+	"os"
+	"sync"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/cmsg"
+	"github.com/fdkit/fdkit/internal/sysfd"
+	"github.com/fdkit/fdkit/socketpair"
+)
+
+// Send sends p with the descriptors of fds, in this order, as one message. It borrows them: the
+// caller still owns each one, and may close it as soon as Send returns, or while it waits.
+//
+// Send blocks while the socket has no room, until the write deadline or Close. On a stream p may be
+// of any length and is sent to its end; descriptors go with its first byte. A packet must fit.
+//
+// Errors: [ErrTooManyFiles] (MaxFDs), [ErrEmpty], [ErrNotSendable], [ErrRefused], [ErrInFlight],
+// [ErrTooLong], [ErrPeerGone], [ErrBroken], os.ErrDeadlineExceeded, net.ErrClosed; EMFILE if it
+// has to wait and finds no number for the duplicates that it waits with. After any of them but
+// ErrBroken nothing was sent.
+func (c *Conn) Send(p []byte, fds ...syscall.Conn) error {
+	if len(fds) == 0 {
+		return c.SendFDs(p, nil)
+	}
+	if err := c.checkSend(p, len(fds)); err != nil {
+		return err
+	}
+	tx := &c.tx
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.broken != nil {
+		return tx.broken
+	}
+	return c.sendLent(p, fds)
+}
+
+// SendFDs is Send for descriptor numbers. It allocates nothing. The caller must keep the numbers
+// open until it returns, so nobody else may close them while it waits.
+func (c *Conn) SendFDs(p []byte, fds []int) error {
+	if err := c.checkSend(p, len(fds)); err != nil {
+		return err
+	}
+	tx := &c.tx
+	tx.mu.Lock()
+	defer tx.mu.Unlock()
+	if tx.broken != nil {
+		return tx.broken
+	}
+	return c.transmit(p, fds)
+}
+
+// checkSend refuses what the kernel would drop silently or answer with a bare EINVAL.
+func (c *Conn) checkSend(p []byte, nfds int) error {
+	if nfds > MaxFDs {
+		return &opError{op: "send", kind: ErrTooManyFiles, detail: fmt.Sprintf("%d, and one message carries %d", nfds, MaxFDs)}
+	}
+	if len(p) == 0 && !c.mayBeEmpty(nfds) {
+		return &opError{op: "send", kind: ErrEmpty}
+	}
+	return nil
+}
+
+func (c *Conn) mayBeEmpty(nfds int) bool {
+	return c.style == socketpair.Datagram || c.style == socketpair.SeqPacket && nfds > 0
+}
+
+// A sender is the state of the one Send that is under way.
+type sender struct {
+	mu     sync.Mutex
+	broken error // the failure that cut a message off
+
+	header header
+	rights [cmsg.RightsSize]byte
+	nfds   int
+	once   bool // one attempt only: descriptors are lent and nobody may wait
+	n      int
+	errno  syscall.Errno
+	step   func(fd uintptr) bool // attempt
+
+	// Of sendLent.
+	p        []byte
+	conns    []syscall.Conn
+	lent     []int
+	numbers  [MaxFDs]int
+	err      error
+	lendStep func(fd uintptr) // lendOne
+
+	// Of SendBatch; n is the number of messages.
+	batch     *batch
+	count     int
+	batchStep func(fd uintptr) bool // attemptBatch
+}
+
+// attempt is one sendmsg(2); false means wait and call again.
+func (tx *sender) attempt(fd uintptr) bool {
+	tx.n, tx.errno = tx.header.send(int(fd), tx.nfds)
+	return tx.errno != unix.EAGAIN || tx.once
+}
+
+// transmit sends p and the descriptors fds and waits as long as it takes. What the kernel did not
+// take of a stream message at once follows without the descriptors: they went with the first byte,
+// and the same control data again would deliver them again.
+func (c *Conn) transmit(p []byte, fds []int) error {
+	tx := &c.tx
+	whole := len(p)
+	tx.once = false
+	for {
+		tx.nfds = len(fds)
+		tx.header.set(p, cmsg.AppendRights(tx.rights[:0], fds))
+		err := c.write(tx.step)
+		tx.header.clear()
+		if err == nil && tx.errno != 0 {
+			err = c.sendError(tx.errno, len(p), fds)
+		}
+		if err != nil {
+			return c.cutOff(err, whole-len(p), whole)
+		}
+		if tx.n >= len(p) || c.style != socketpair.Stream {
+			return nil
+		}
+		p, fds = p[tx.n:], nil
+	}
+}
+
+// cutOff makes err stick to the Conn if a part of the message had been sent.
+func (c *Conn) cutOff(err error, sent, whole int) error {
+	if sent == 0 {
+		return err
+	}
+	c.tx.broken = &opError{op: "send", kind: ErrBroken, detail: fmt.Sprintf("%d of %d bytes were sent", sent, whole), cause: err}
+	return c.tx.broken
+}
+
+// sendLent sends p with the descriptors of conns. It makes one attempt inside the RawConn.Control
+// of all of them; waiting there would hold up the Close of their owners for as long as the other
+// end does not read. If the socket has no room, it waits with duplicates.
+func (c *Conn) sendLent(p []byte, conns []syscall.Conn) error {
+	tx := &c.tx
+	tx.p, tx.conns, tx.err = p, conns, nil
+	tx.lent = tx.numbers[:0]
+	tx.n, tx.errno = 0, 0
+	c.lendNext()
+	tx.p, tx.conns = nil, nil
+	switch {
+	case tx.err != nil:
+		return tx.err
+	case tx.errno == unix.EAGAIN:
+		err := c.transmit(p, tx.lent) // duplicates by now
+		sysfd.CloseAll(tx.lent)
+		return err
+	case c.style == socketpair.Stream && tx.n < len(p):
+		if err := c.transmit(p[tx.n:], nil); err != nil {
+			return c.cutOff(err, tx.n, len(p))
+		}
+	}
+	return nil
+}
+
+// lendNext borrows the next descriptor and goes on inside; after the last one it sends.
+func (c *Conn) lendNext() {
+	tx := &c.tx
+	i := len(tx.lent)
+	if i == len(tx.conns) {
+		c.sendOnce()
+		return
+	}
+	err := os.ErrInvalid
+	if tx.conns[i] != nil {
+		var raw syscall.RawConn
+		if raw, err = tx.conns[i].SyscallConn(); err == nil {
+			err = raw.Control(tx.lendStep)
+		}
+	}
+	if err != nil && tx.err == nil {
+		tx.err = &opError{op: "send", kind: ErrNotSendable, detail: fmt.Sprintf("descriptor %d", i), cause: err}
+	}
+}
+
+// lendOne is what RawConn.Control calls with a borrowed descriptor.
+func (c *Conn) lendOne(fd uintptr) {
+	tx := &c.tx
+	// A socket in its own queue keeps itself alive: nothing would free it before the kernel's
+	// collector passes.
+	if c.isSelf(int(fd)) {
+		tx.err = &opError{op: "send", kind: ErrNotSendable, detail: fmt.Sprintf("descriptor %d is the socket that it would travel over", len(tx.lent))}
+		return
+	}
+	tx.lent = append(tx.lent, int(fd))
+	c.lendNext()
+}
+
+func (c *Conn) isSelf(fd int) bool {
+	if c.cookie == 0 {
+		_ = sysfd.Control(c, func(own int) error {
+			c.cookie = cookieOf(own)
+			return nil
+		})
+	}
+	return c.cookie != 0 && cookieOf(fd) == c.cookie
+}
+
+// sendOnce makes the attempt while all descriptors are lent. With no room in the socket it leaves
+// duplicates in their place.
+func (c *Conn) sendOnce() {
+	tx := &c.tx
+	tx.once = true
+	tx.nfds = len(tx.lent)
+	tx.header.set(tx.p, cmsg.AppendRights(tx.rights[:0], tx.lent))
+	err := c.write(tx.step)
+	tx.header.clear()
+	switch {
+	case err != nil:
+		tx.err = err
+	case tx.errno == unix.EAGAIN:
+		for i, fd := range tx.lent {
+			dup, err := sysfd.Dup(fd)
+			if err != nil {
+				sysfd.CloseAll(tx.lent[:i])
+				tx.err = tableFull("send", nil, "waiting takes duplicates", err)
+				return
+			}
+			tx.lent[i] = dup
+		}
+	case tx.errno != 0:
+		tx.err = c.sendError(tx.errno, len(tx.p), tx.lent)
+	}
+}
+
+// sendError says what errno of sendmsg(2) means for a message with n bytes and fds, which are still
+// open.
+func (c *Conn) sendError(errno syscall.Errno, n int, fds []int) error {
+	e := &opError{op: "send", cause: os.NewSyscallError("sendmsg", errno)}
+	switch {
+	case gone(errno):
+		e.kind = ErrPeerGone
+		// The kernel has dropped what was unread here, and an end without a name can be reached by
+		// nobody else: a Receive would wait for ever.
+		if c.style == socketpair.Datagram && c.unnamed {
+			c.lost.Store(true)
+		}
+	case errno == unix.EPERM && len(fds) > 0:
+		e.kind = ErrRefused
+	case errno == unix.ETOOMANYREFS:
+		e.kind = ErrInFlight
+		e.detail = fmt.Sprintf("RLIMIT_NOFILE of the sender, %d, bounds them for its user", sysfd.Limit())
+	case errno == unix.EMSGSIZE || errno == unix.ENOBUFS:
+		e.kind = ErrTooLong
+		e.detail = fmt.Sprintf("%d bytes", n)
+	case errno == unix.EBADF:
+		e.kind = ErrNotSendable
+		e.detail = "not open"
+		if i, ok := firstClosed(fds); ok {
+			e.detail = fmt.Sprintf("descriptor %d, number %d, is not open", i, fds[i])
+		}
+	case errno == unix.EINVAL:
+		if i, ok := firstRing(fds); ok {
+			e.kind = ErrNotSendable
+			e.detail = fmt.Sprintf("descriptor %d, number %d, is an io_uring", i, fds[i])
+		}
+	}
+	return e
+}
+
+func firstClosed(fds []int) (int, bool) {
+	for i, fd := range fds {
+		if _, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// firstRing looks for what the kernel does not let travel: an io_uring would keep its own files
+// alive.
+func firstRing(fds []int) (int, bool) {
+	for i, fd := range fds {
+		if link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && link == "anon_inode:[io_uring]" {
+			return i, true
+		}
+	}
+	return 0, false
+}
+
+// tableFull says that this process has no free number, if that is what err says.
+func tableFull(op string, kind error, detail string, err error) error {
+	if err == unix.EMFILE {
+		detail += "; " + sysfd.Usage()
+	}
+	return &opError{op: op, kind: kind, detail: detail, cause: err}
+}
