@@ -18,12 +18,7 @@ import (
 // It borrows c and does not block. A socket without such a peer is [ErrNoPeer], another file
 // ENOTSOCK. Elsewhere it is errors.ErrUnsupported.
 func Peer(c syscall.Conn) (Cred, error) {
-	var cred Cred
-	err := sysfd.Control(c, func(fd int) error {
-		var err error
-		cred, err = peer(fd)
-		return err
-	})
+	cred, err := sysfd.Ask(c, peer)
 	if err != nil {
 		return Cred{}, errors.WithMessage(err, "credentials: ask for the peer")
 	}
@@ -35,24 +30,14 @@ func Peer(c syscall.Conn) (Cred, error) {
 // LOCAL_PEERCRED on macOS and FreeBSD, where the system cuts the list at 16. Errors are those of
 // Peer.
 func PeerGroups(c syscall.Conn) ([]uint32, error) {
-	var groups []uint32
-	err := sysfd.Control(c, func(fd int) error {
-		var err error
-		groups, err = peerGroups(fd)
-		return err
-	})
+	groups, err := sysfd.Ask(c, peerGroups)
 	return groups, errors.WithMessage(err, "credentials: ask for the peer's groups")
 }
 
 // PeerLabel returns the security label of the peer that [Peer] names, such as an SELinux context:
 // SO_PEERSEC. Without a security module that has labels it is errors.ErrUnsupported.
 func PeerLabel(c syscall.Conn) (string, error) {
-	var label string
-	err := sysfd.Control(c, func(fd int) error {
-		var err error
-		label, err = peerLabel(fd)
-		return err
-	})
+	label, err := sysfd.Ask(c, peerLabel)
 	return label, errors.WithMessage(err, "credentials: ask for the peer's label")
 }
 
@@ -64,12 +49,7 @@ func PeerLabel(c syscall.Conn) (string, error) {
 // errors.ErrUnsupported, and at the descriptor limit, where Peer still works, the error matches
 // EMFILE.
 func PeerProcess(c syscall.Conn) (*Process, error) {
-	var p *Process
-	err := sysfd.Control(c, func(fd int) error {
-		var err error
-		p, err = peerProcess(fd)
-		return err
-	})
+	p, err := sysfd.Ask(c, peerProcess)
 	if err != nil {
 		return nil, errors.WithMessage(err, "credentials: pin the peer")
 	}

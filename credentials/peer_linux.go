@@ -10,19 +10,20 @@ import (
 )
 
 func peer(fd int) (Cred, error) {
-	u, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
-	if err != nil {
+	var ucred [3]uint32 // pid, uid, gid
+	if _, err := getsockoptWords(fd, unix.SO_PEERCRED, ucred[:]); err != nil {
 		return Cred{}, os.NewSyscallError("getsockopt", err)
 	}
+	cred := Cred{PID: int(int32(ucred[0])), UID: ucred[1], GID: ucred[2]}
 	// {0, -1, -1} is no peer, and no error; pid 0 with a uid is a peer outside our pid namespace.
-	if u.Uid == noID {
+	if cred.UID == noID {
 		return Cred{}, ErrNoPeer
 	}
-	// A listener answers with whoever called listen.
+	// A listener, which a *net.UnixConn can be as well (net.FileConn), answers with whoever called listen.
 	if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listening != 0 {
 		return Cred{}, ErrNoPeer
 	}
-	return Cred{PID: int(u.Pid), UID: u.Uid, GID: u.Gid}, nil
+	return cred, nil
 }
 
 func peerGroups(fd int) ([]uint32, error) {
@@ -31,7 +32,7 @@ func peerGroups(fd int) ([]uint32, error) {
 	}
 	groups := make([]uint32, 32)
 	for {
-		n, err := getsockoptGroups(fd, groups)
+		n, err := getsockoptWords(fd, unix.SO_PEERGROUPS, groups)
 		switch {
 		case err == unix.ERANGE && n > len(groups):
 			groups = make([]uint32, n)

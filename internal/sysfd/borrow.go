@@ -3,6 +3,7 @@
 package sysfd
 
 import (
+	"net"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,37 @@ func Control(c syscall.Conn, f func(fd int) error) error {
 		return err
 	}
 	return ferr
+}
+
+// Ask lends the descriptor of c to f, as Control does, and returns the answer. For a
+// *net.UnixConn it allocates nothing if f is a plain function.
+func Ask[T any](c syscall.Conn, f func(fd int) (T, error)) (T, error) {
+	if u, ok := c.(*net.UnixConn); ok {
+		return askUnixConn(u, f)
+	}
+	return askConn(c, f)
+}
+
+// askUnixConn is askConn for a type that the compiler knows: it sees through SyscallConn and
+// Control, and RawConn and callback stay on the stack.
+func askUnixConn[T any](c *net.UnixConn, f func(fd int) (T, error)) (v T, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return v, err
+	}
+	var ferr error
+	if err := raw.Control(func(fd uintptr) { v, ferr = f(int(fd)) }); err != nil {
+		return v, err
+	}
+	return v, ferr
+}
+
+func askConn[T any](c syscall.Conn, f func(fd int) (T, error)) (v T, err error) {
+	err = Control(c, func(fd int) (err error) {
+		v, err = f(fd)
+		return err
+	})
+	return v, err
 }
 
 // Dup returns another number for the open file of fd, close-on-exec and never 0, 1 or 2: a child
