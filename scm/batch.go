@@ -75,8 +75,8 @@ func (c *Conn) sendSome(packets []Packet) (int, error) {
 	// A stream may take a part of the last one; the rest must follow before anything else.
 	if last := packets[sent-1].Data; c.style == socketpair.Stream {
 		if n, _, _ := tx.batch.result(sent - 1); n < len(last) {
-			if err := c.transmit(last[n:], nil); err != nil {
-				return sent - 1, c.cutOff(err, n, len(last))
+			if err := c.transmit(last, n, nil); err != nil {
+				return sent - 1, err
 			}
 		}
 	}
@@ -142,7 +142,7 @@ func (tx *sender) attemptBatch(fd uintptr) bool {
 // attemptBatch is one recvmmsg(2); false means wait and call again.
 func (rx *receiver) attemptBatch(fd uintptr) bool {
 	rx.n, rx.errno = rx.batch.receive(int(fd), rx.count, rx.style)
-	if rx.resetFirst() {
+	if rx.style != socketpair.Datagram && rx.resetFirst() {
 		rx.n, rx.errno = rx.batch.receive(int(fd), rx.count, rx.style)
 	}
 	return rx.errno != unix.EAGAIN || rx.stop

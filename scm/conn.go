@@ -125,11 +125,14 @@ func (c *Conn) init() error {
 		c.style = socketpair.Style(style)
 		if addr, err := unix.Getsockname(fd); err == nil {
 			local, ok := addr.(*unix.SockaddrUnix)
-			c.unnamed = ok && local.Name == ""
+			c.unnamed = ok && isUnnamed(local)
 		}
 		return nil
 	})
 }
+
+// isUnnamed reports whether a socket has no name. x/sys shows that as "@", like an abstract name.
+func isUnnamed(addr *unix.SockaddrUnix) bool { return addr.Name == "" || addr.Name == "@" }
 
 // bind makes the callbacks of RawConn once, since each method value is an allocation.
 func (c *Conn) bind() {

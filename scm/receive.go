@@ -57,8 +57,9 @@ func (c *Conn) ReceiveFDs(p []byte, fds []int) (n, nfds int, err error) {
 	return n, len(got.FDs), nil
 }
 
-// resetState is about the reset that SOCK_SEQPACKET reports, once, before the packets that are
-// still queued. A reader that stops at it loses them, so it is told behind them, as on a stream.
+// resetState is about a reset that the kernel reports, once, before the messages that are still
+// queued: recvmsg(2) on SOCK_SEQPACKET, recvmmsg(2) on a stream too. A reader that stops at it loses
+// them, so it is told behind them, as recvmsg(2) does on a stream.
 type resetState int
 
 const (
@@ -92,7 +93,7 @@ type receiver struct {
 // attempt is one recvmsg(2); false means wait and call again.
 func (rx *receiver) attempt(fd uintptr) bool {
 	rx.n, rx.ncontrol, rx.flags, rx.errno = rx.header.receive(int(fd), rx.nfds, rx.style)
-	if rx.resetFirst() {
+	if rx.style == socketpair.SeqPacket && rx.resetFirst() {
 		rx.n, rx.ncontrol, rx.flags, rx.errno = rx.header.receive(int(fd), rx.nfds, rx.style)
 	}
 	return rx.errno != unix.EAGAIN || rx.stop
@@ -100,7 +101,7 @@ func (rx *receiver) attempt(fd uintptr) bool {
 
 // resetFirst reports whether the call is to be made again, to see what is behind a reset.
 func (rx *receiver) resetFirst() bool {
-	if rx.errno != unix.ECONNRESET || rx.style != socketpair.SeqPacket || rx.reset != none {
+	if rx.errno != unix.ECONNRESET || rx.reset != none {
 		return false
 	}
 	rx.reset = heldBack

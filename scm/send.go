@@ -53,7 +53,7 @@ func (c *Conn) SendFDs(p []byte, fds []int) error {
 	if tx.broken != nil {
 		return tx.broken
 	}
-	return c.transmit(p, fds)
+	return c.transmit(p, 0, fds)
 }
 
 // checkSend refuses what the kernel would drop silently or answer with a bare EINVAL.
@@ -104,28 +104,28 @@ func (tx *sender) attempt(fd uintptr) bool {
 	return tx.errno != unix.EAGAIN || tx.once
 }
 
-// transmit sends p and the descriptors fds and waits as long as it takes. What the kernel did not
-// take of a stream message at once follows without the descriptors: they went with the first byte,
-// and the same control data again would deliver them again.
-func (c *Conn) transmit(p []byte, fds []int) error {
+// transmit sends p from byte sent on, with the descriptors fds, and waits as long as it takes. What
+// the kernel did not take of a stream message at once follows without the descriptors: they went
+// with the first byte, and the same control data again would deliver them again.
+func (c *Conn) transmit(p []byte, sent int, fds []int) error {
 	tx := &c.tx
-	whole := len(p)
 	tx.once = false
 	for {
 		tx.nfds = len(fds)
-		tx.header.set(p, cmsg.AppendRights(tx.rights[:0], fds))
+		tx.header.set(p[sent:], cmsg.AppendRights(tx.rights[:0], fds))
 		err := c.write(tx.step)
 		tx.header.clear()
 		if err == nil && tx.errno != 0 {
 			err = c.sendError(tx.errno, len(p), fds)
 		}
 		if err != nil {
-			return c.cutOff(err, whole-len(p), whole)
+			return c.cutOff(err, sent, len(p))
 		}
-		if tx.n >= len(p) || c.style != socketpair.Stream {
+		sent += tx.n
+		if sent >= len(p) || c.style != socketpair.Stream {
 			return nil
 		}
-		p, fds = p[tx.n:], nil
+		fds = nil
 	}
 }
 
@@ -152,13 +152,11 @@ func (c *Conn) sendLent(p []byte, conns []syscall.Conn) error {
 	case tx.err != nil:
 		return tx.err
 	case tx.errno == unix.EAGAIN:
-		err := c.transmit(p, tx.lent) // duplicates by now
+		err := c.transmit(p, 0, tx.lent) // duplicates by now
 		sysfd.CloseAll(tx.lent)
 		return err
 	case c.style == socketpair.Stream && tx.n < len(p):
-		if err := c.transmit(p[tx.n:], nil); err != nil {
-			return c.cutOff(err, tx.n, len(p))
-		}
+		return c.transmit(p, tx.n, nil)
 	}
 	return nil
 }
@@ -175,7 +173,7 @@ func (c *Conn) lendNext() {
 	if tx.conns[i] != nil {
 		var raw syscall.RawConn
 		if raw, err = tx.conns[i].SyscallConn(); err == nil {
-			err = raw.Control(tx.lendStep)
+			err = sysfd.LendError(raw.Control(tx.lendStep))
 		}
 	}
 	if err != nil && tx.err == nil {

@@ -18,7 +18,7 @@ func Control(c syscall.Conn, f func(fd int) error) error {
 	}
 	var ferr error
 	if err := raw.Control(func(fd uintptr) { ferr = f(int(fd)) }); err != nil {
-		return err
+		return LendError(err)
 	}
 	return ferr
 }

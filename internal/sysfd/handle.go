@@ -146,7 +146,7 @@ func (r rawHandle) Read(f func(fd uintptr) bool) error {
 	if err != nil {
 		return err
 	}
-	return raw.Read(f)
+	return r.h.waitError(raw.Read(f))
 }
 
 func (r rawHandle) Write(f func(fd uintptr) bool) error {
@@ -154,5 +154,14 @@ func (r rawHandle) Write(f func(fd uintptr) bool) error {
 	if err != nil {
 		return err
 	}
-	return raw.Write(f)
+	return r.h.waitError(raw.Write(f))
+}
+
+// waitError gives a wait that Close ended the name that it has everywhere. A RawConn of package os
+// returns an error that is neither os.ErrClosed nor net.ErrClosed.
+func (h *Handle) waitError(err error) error {
+	if err != nil && h.state.Load() < 0 {
+		return net.ErrClosed
+	}
+	return err
 }

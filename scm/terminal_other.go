@@ -1,0 +1,5 @@
+//go:build unix && !(darwin || dragonfly || freebsd || linux || netbsd || openbsd)
+
+package scm
+
+func isTerminal(int) bool { return false }
