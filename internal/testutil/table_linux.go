@@ -55,4 +55,3 @@ func FillTable(t testing.TB, free int) (empty func()) {
 	t.Cleanup(empty)
 	return empty
 }
-
