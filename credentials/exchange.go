@@ -21,13 +21,17 @@ const exchangeMessage = "fdkit identity 1"
 //
 // It borrows c, any syscall.Conn with deadlines on a socket of any style: a *net.UnixConn, an
 // scm.Conn. It gives the Sender to the caller, to Close. It blocks until the other end has answered
-// or ctx is done. Nobody may read or write c meanwhile, and c has no deadlines afterwards. After
-// an error the connection is of no use. Behind the message nothing is consumed.
+// or ctx is done; a datagram pair has no end, so there it waits for ctx if the other process dies.
+// Nobody may read or write c meanwhile, and c has no deadlines afterwards. After an error the
+// connection is of no use. Behind the message nothing is consumed. A process that is to change its
+// real ids does so before its own Exchange or after the other end's has returned: in between they
+// are not those of its stamp.
 //
 // Errors: [ErrNoIdentity] if the other end's message names nobody visible here, [ErrForged] if the
-// pid that it names has other ids than it, [ErrProtocol] if something else came, with the
-// descriptors that came along closed; [ErrPeerGone]; [ErrNoPeer] for another kind of socket;
-// os.ErrNoDeadline for a blocking file; ctx's error. Linux; elsewhere errors.ErrUnsupported.
+// process whose pid it names has other real ids than it (Linux 6.13), [ErrProtocol] if something
+// else came, with the descriptors that came along closed; [ErrPeerGone]; [ErrNoPeer] for another
+// kind of socket; os.ErrNoDeadline for a blocking file; ctx's error. Linux; elsewhere
+// errors.ErrUnsupported.
 //
 // Its limit: the kernel lets a sender that is privileged in its user namespace write any existing
 // pid, with CAP_SYS_ADMIN, and any uid that is mapped there, with CAP_SETUID. Root can claim to be

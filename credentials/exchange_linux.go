@@ -3,6 +3,7 @@ package credentials
 import (
 	"context"
 	"os"
+	"strings"
 	"syscall"
 	"time"
 
@@ -22,6 +23,9 @@ func exchange(ctx context.Context, c syscall.Conn) (Sender, error) {
 		if errors.Is(err, sysfd.ErrNotUnix) || errors.Is(err, sysfd.ErrListening) {
 			err = errors.WithMessage(ErrNoPeer, err.Error())
 		}
+		return Sender{}, err
+	}
+	if err := ctx.Err(); err != nil {
 		return Sender{}, err
 	}
 	release, err := bindDeadline(ctx, c)
@@ -65,6 +69,7 @@ func bindDeadline(ctx context.Context, c syscall.Conn) (release func(), err erro
 
 type exchanger struct {
 	raw     syscall.RawConn
+	packets bool // the style keeps messages apart
 	n       int
 	oobn    int
 	flags   int
@@ -100,14 +105,14 @@ func (x *exchanger) send() error {
 	p := []byte(exchangeMessage)
 	for len(p) > 0 {
 		err := x.raw.Write(func(fd uintptr) bool {
-			x.n, x.err = unix.SendmsgN(int(fd), p, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+			x.n, x.err = sendmsg(int(fd), p, oob)
 			if x.err == unix.EINVAL && len(oob) > 0 {
 				// Our own ids have no number in this user namespace. The stamp is then the kernel's,
 				// if the other end asks for it already.
 				oob = nil
-				x.n, x.err = unix.SendmsgN(int(fd), p, nil, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+				x.n, x.err = sendmsg(int(fd), p, nil)
 			}
-			return x.err != unix.EAGAIN && x.err != unix.EINTR
+			return x.err != unix.EAGAIN
 		})
 		if err == nil {
 			err = os.NewSyscallError("sendmsg", x.err)
@@ -128,14 +133,13 @@ func (x *exchanger) receive() (s Sender, err error) {
 		return Sender{}, err
 	}
 	defer restore()
-	p := make([]byte, len(exchangeMessage))
-	for got := 0; got < len(p); {
-		n, part, err := x.receivePart(p[got:])
+	for want := exchangeMessage; want != ""; {
+		n, part, err := x.receivePart(want)
 		if err != nil {
 			_ = s.Close()
 			return Sender{}, err
 		}
-		if got == 0 {
+		if want == exchangeMessage {
 			s = part
 		} else {
 			// Without options a stream glues writers together, with them it does not: the rest of
@@ -147,11 +151,7 @@ func (x *exchanger) receive() (s Sender, err error) {
 				return Sender{}, errors.WithMessage(ErrProtocol, "the message has two writers")
 			}
 		}
-		got += n
-	}
-	if string(p) != exchangeMessage {
-		_ = s.Close()
-		return Sender{}, errors.WithMessagef(ErrProtocol, "received %q", p)
+		want = want[n:]
 	}
 	if err := checkForged(&s); err != nil {
 		_ = s.Close()
@@ -160,8 +160,9 @@ func (x *exchanger) receive() (s Sender, err error) {
 	return s, nil
 }
 
-// receivePart is one recvmsg(2) and what its stamp says.
-func (x *exchanger) receivePart(p []byte) (int, Sender, error) {
+// receivePart is one recvmsg(2) and what its stamp says. It must bring the beginning of want.
+func (x *exchanger) receivePart(want string) (int, Sender, error) {
+	p := make([]byte, len(want))
 	resets := 0
 	err := x.raw.Read(func(fd uintptr) bool {
 		x.n, x.oobn, x.flags, x.err = recvmsg(int(fd), p, x.control[:])
@@ -170,7 +171,7 @@ func (x *exchanger) receivePart(p []byte) (int, Sender, error) {
 			resets++
 			x.n, x.oobn, x.flags, x.err = recvmsg(int(fd), p, x.control[:])
 		}
-		return x.err != unix.EAGAIN && x.err != unix.EINTR
+		return x.err != unix.EAGAIN
 	})
 	if err == nil {
 		err = os.NewSyscallError("recvmsg", x.err)
@@ -190,14 +191,14 @@ func (x *exchanger) receivePart(p []byte) (int, Sender, error) {
 	}
 	s := NewSender(stamp, pidfd)
 	switch {
-	case x.n == 0 && stamp.Known():
-		err = errors.WithMessage(ErrProtocol, "the message is empty")
-	case x.n == 0:
+	case x.n == 0 && !(x.packets && got.HasCred):
 		err = ErrPeerGone // the end of a stream has a stamp, {0,0,0}, that of a packet socket has none
 	case len(got.FDs) > 0 || x.flags&unix.MSG_CTRUNC != 0:
 		err = errors.WithMessage(ErrProtocol, "descriptors came with the message")
 	case x.flags&unix.MSG_TRUNC != 0:
 		err = errors.WithMessage(ErrProtocol, "the message is too long")
+	case !strings.HasPrefix(want, string(p[:x.n])), x.packets && x.n < len(want):
+		err = errors.WithMessagef(ErrProtocol, "received %q", p[:x.n])
 	case s == nil:
 		err = errors.WithMessagef(ErrNoIdentity, "the stamp is %v", stamp)
 	}
@@ -208,17 +209,36 @@ func (x *exchanger) receivePart(p []byte) (int, Sender, error) {
 	return x.n, *s, nil
 }
 
-// recvmsg keeps x/sys from reading a byte of its own into nothing: p is never empty here.
+// sendmsg and recvmsg try again after a signal themselves: the poller would wait for an event that
+// may have been.
+func sendmsg(fd int, p, oob []byte) (n int, err error) {
+	for {
+		n, err = unix.SendmsgN(fd, p, oob, nil, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL)
+		if err != unix.EINTR {
+			return n, err
+		}
+	}
+}
+
+// p is never empty: x/sys would read a byte of its own into nothing.
 func recvmsg(fd int, p, control []byte) (n, oobn, flags int, err error) {
-	n, oobn, flags, _, err = unix.Recvmsg(fd, p, control, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
-	return n, oobn, flags, err
+	for {
+		n, oobn, flags, _, err = unix.Recvmsg(fd, p, control, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+		if err != unix.EINTR {
+			return n, oobn, flags, err
+		}
+	}
 }
 
 // askForStamps sets SO_PASSCRED and, where there is one, SO_PASSPIDFD.
 func (x *exchanger) askForStamps() (restore func(), err error) {
 	var cred, pidfd int
 	err = x.options(func(fd int) error {
-		var err error
+		style, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+		if err != nil {
+			return os.NewSyscallError("getsockopt", err)
+		}
+		x.packets = style != unix.SOCK_STREAM
 		if cred, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED); err != nil {
 			return os.NewSyscallError("getsockopt", err)
 		}

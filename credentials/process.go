@@ -96,8 +96,9 @@ func (p *Process) Exe() (string, error) {
 	return exe, errors.WithMessagef(err, "credentials: read the executable of process %d", p.pid)
 }
 
-// Signal sends a signal: pidfd_send_signal(2). Signal 0 only asks whether that is permitted. An
-// ended process is os.ErrProcessDone.
+// Signal sends a signal: pidfd_send_signal(2). Signal 0 only asks whether that is permitted. A
+// process that is not [Process.Alive] is os.ErrProcessDone, one that may not be signalled
+// os.ErrPermission.
 func (p *Process) Signal(sig syscall.Signal) error {
 	return errors.WithMessagef(signal(p.pidfd, sig), "credentials: send %v to process %d", sig, p.pid)
 }

@@ -22,6 +22,8 @@ func openProcess(pid int) (*Process, error) {
 		return newProcess(os.NewFile(uintptr(pidfd), "pidfd"), pid), nil
 	case unix.ENOSYS:
 		return nil, sysfd.Unsupported(os.NewSyscallError("pidfd_open", err))
+	case unix.EMFILE:
+		return nil, errors.WithMessage(os.NewSyscallError("pidfd_open", err), sysfd.Usage())
 	}
 	return nil, done(os.NewSyscallError("pidfd_open", err))
 }
@@ -97,8 +99,11 @@ func wait(ctx context.Context, pidfd *os.File) error {
 	var dup int
 	err := sysfd.Control(pidfd, func(fd int) (err error) {
 		dup, err = sysfd.Dup(fd)
-		return err
+		return os.NewSyscallError("fcntl", err)
 	})
+	if errors.Is(err, unix.EMFILE) {
+		return errors.WithMessage(err, sysfd.Usage())
+	}
 	if err != nil {
 		return err
 	}
@@ -128,14 +133,14 @@ func closedError(pidfd *os.File) error {
 
 func info(pidfd *os.File) (ProcessInfo, error) {
 	pi := unix.PidfdInfo{Mask: unix.PIDFD_INFO_PID | unix.PIDFD_INFO_CREDS | unix.PIDFD_INFO_CGROUPID | unix.PIDFD_INFO_EXIT}
-	err := sysfd.Control(pidfd, func(fd int) error { return unix.IoctlPidfdInfo(fd, &pi) })
+	err := sysfd.Control(pidfd, func(fd int) error {
+		return os.NewSyscallError("ioctl", unix.IoctlPidfdInfo(fd, &pi))
+	})
 	switch {
 	case errors.Is(err, unix.ENOTTY), errors.Is(err, unix.EINVAL):
-		return ProcessInfo{}, sysfd.Unsupported(os.NewSyscallError("ioctl", err))
-	case errors.Is(err, unix.ESRCH):
-		return ProcessInfo{}, done(os.NewSyscallError("ioctl", err))
+		return ProcessInfo{}, sysfd.Unsupported(err)
 	case err != nil:
-		return ProcessInfo{}, err
+		return ProcessInfo{}, done(err)
 	case pi.Mask&unix.PIDFD_INFO_PID == 0:
 		return ProcessInfo{Exited: true, Status: syscall.WaitStatus(pi.Exit_code)}, nil
 	}
@@ -147,7 +152,7 @@ func info(pidfd *os.File) (ProcessInfo, error) {
 }
 
 func executable(pidfd *os.File, pid int) (string, error) {
-	if pid <= 0 {
+	if pid <= 0 && alive(pidfd) {
 		return "", errors.WithMessage(unix.ESRCH, "the process is not visible in this pid namespace")
 	}
 	exe, err := os.Readlink(fmt.Sprintf("/proc/%d/exe", pid))
@@ -161,6 +166,12 @@ func executable(pidfd *os.File, pid int) (string, error) {
 }
 
 func signal(pidfd *os.File, sig syscall.Signal) error {
+	if !alive(pidfd) { // one that was not reaped takes signals, and nothing comes of them
+		if err := closedError(pidfd); err != nil {
+			return err
+		}
+		return os.ErrProcessDone
+	}
 	return sysfd.Control(pidfd, func(fd int) error {
 		return done(os.NewSyscallError("pidfd_send_signal", unix.PidfdSendSignal(fd, sig, nil, 0)))
 	})
