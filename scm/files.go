@@ -105,12 +105,22 @@ func checkListening(fd int, want bool) error {
 	case !want && listening != 0:
 		return errors.WithMessage(unix.EINVAL, "it listens")
 	case want:
-		poll := []unix.PollFd{{Fd: int32(fd)}}
-		if _, err := unix.Poll(poll, 0); err == nil && poll[0].Revents&unix.POLLHUP != 0 {
+		if hungUp(fd) {
 			return errors.WithMessage(unix.EINVAL, "it was shut down")
 		}
 	}
 	return nil
+}
+
+// hungUp reports whether nothing can come in on a socket but what is queued.
+func hungUp(fd int) bool {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: pollHangup}}
+	for {
+		n, err := unix.Poll(poll, 0)
+		if err != unix.EINTR {
+			return err == nil && n > 0 && poll[0].Revents&(pollHangup|unix.POLLHUP) != 0
+		}
+	}
 }
 
 func connected(fd int) error {

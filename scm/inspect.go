@@ -71,8 +71,8 @@ type SocketInfo struct {
 	Style    socketpair.Style
 	Protocol int // IPPROTO_TCP, …; 0 if the system does not say
 
-	// Listening sockets accept connections. A ShutDown listener says it listens and never accepts
-	// again; a connection is ShutDown when both directions are closed.
+	// Listening sockets accept connections. A Unix listener that is ShutDown says it listens and never
+	// accepts again; on a connection that is ShutDown the other end writes no more.
 	Listening, ShutDown bool
 
 	// Local and Remote are the addresses; nil where there is none.
@@ -154,10 +154,7 @@ func inspectSocket(fd int) *SocketInfo {
 	}
 	s.Style = socketpair.Style(option(unix.SO_TYPE))
 	s.Listening = option(unix.SO_ACCEPTCONN) != 0
-	poll := []unix.PollFd{{Fd: int32(fd)}}
-	if _, err := unix.Poll(poll, 0); err == nil && s.Style != socketpair.Datagram {
-		s.ShutDown = poll[0].Revents&unix.POLLHUP != 0
-	}
+	s.ShutDown = s.Style != socketpair.Datagram && hungUp(fd)
 	if local, err := unix.Getsockname(fd); err == nil {
 		s.Domain, s.Local = address(local, s.Style)
 	}

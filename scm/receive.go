@@ -230,8 +230,7 @@ func (c *Conn) atEnd(stamped bool) bool {
 		if stamping(fd) {
 			return nil
 		}
-		poll := []unix.PollFd{{Fd: int32(fd), Events: pollHangup}}
-		if _, err := unix.Poll(poll, 0); err == nil && poll[0].Revents&(pollHangup|unix.POLLHUP) == 0 {
+		if !hungUp(fd) {
 			end = false // the other end can still send
 		} else if queued, err := unix.IoctlGetInt(fd, ioctlQueued); err == nil && queued > 0 {
 			end = false // nothing comes behind the end
