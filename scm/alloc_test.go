@@ -1,3 +1,5 @@
+//go:build linux
+
 package scm_test
 
 import (

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"golang.org/x/sys/unix"
 
@@ -29,9 +30,8 @@ type Packet struct {
 // in a message; more in a message gains more. It allocates its buffers at the first call and
 // nothing after that.
 func (c *Conn) SendBatch(packets []Packet) (sent int, err error) {
-	tx := &c.tx
-	tx.mu.Lock()
-	defer tx.mu.Unlock()
+	tx := c.sender()
+	defer c.sending.Unlock()
 	if tx.broken != nil {
 		return 0, tx.broken
 	}
@@ -50,7 +50,7 @@ func (c *Conn) SendBatch(packets []Packet) (sent int, err error) {
 
 // sendSome sends as many packets as one system call takes.
 func (c *Conn) sendSome(packets []Packet) (int, error) {
-	tx := &c.tx
+	tx := c.tx
 	count := 0
 	for ; count < min(len(packets), maxBatch); count++ {
 		p := &packets[count]
@@ -62,8 +62,9 @@ func (c *Conn) sendSome(packets []Packet) (int, error) {
 		}
 		tx.batch.set(count, p.Data, len(cmsg.AppendRights(tx.batch.rights(count), p.FDs)))
 	}
-	tx.count = count
+	tx.packets = packets[:count]
 	err := c.write(tx.batchStep)
+	tx.packets = nil
 	tx.batch.clear(count)
 	if err != nil {
 		return 0, err
@@ -88,9 +89,8 @@ func (c *Conn) sendSome(packets []Packet) (int, error) {
 // and says nothing about the others; err is for the connection, as from Receive: io.EOF at its end,
 // with n = 0. It allocates its buffers at the first call and nothing after that.
 func (c *Conn) ReceiveBatch(packets []Packet) (n int, err error) {
-	rx := &c.rx
-	rx.mu.Lock()
-	defer rx.mu.Unlock()
+	rx := c.receiver()
+	defer c.receiving.Unlock()
 	if rx.batch == nil {
 		rx.batch = new(batch)
 	}
@@ -104,7 +104,7 @@ func (c *Conn) ReceiveBatch(packets []Packet) (n int, err error) {
 		}
 		rx.batch.set(i, packets[i].Data, cmsg.BufferSize)
 	}
-	rx.style, rx.count, rx.stop = c.style, count, c.lost.Load()
+	rx.count, rx.stop = count, c.lost.Load()
 	err = c.read(rx.batchStep)
 	rx.batch.clear(count)
 	if err == nil && rx.errno != 0 {
@@ -135,7 +135,16 @@ func (c *Conn) ReceiveBatch(packets []Packet) (n int, err error) {
 
 // attemptBatch is one sendmmsg(2); false means wait and call again.
 func (tx *sender) attemptBatch(fd uintptr) bool {
-	tx.n, tx.errno = tx.batch.send(int(fd), tx.count)
+	self := func(p Packet) bool { return slices.Contains(p.FDs, int(fd)) }
+	count := slices.IndexFunc(tx.packets, self)
+	if count < 0 {
+		count = len(tx.packets)
+	}
+	if count == 0 {
+		tx.errno = errSelf
+		return true
+	}
+	tx.n, tx.errno = tx.batch.send(int(fd), count)
 	return tx.errno != unix.EAGAIN
 }
 

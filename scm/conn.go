@@ -5,6 +5,7 @@ package scm
 import (
 	"net"
 	"os"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -50,8 +51,10 @@ type Conn struct {
 	closed  atomic.Bool
 	lost    atomic.Bool // a datagram end whose other end was seen to be gone
 
-	tx sender
-	rx receiver
+	sending   sync.Mutex
+	tx        *sender // under sending
+	receiving sync.Mutex
+	rx        *receiver // under receiving
 }
 
 // NewConn makes a Conn of c and takes it over: use c no more, but for CloseWrite and its options.
@@ -88,9 +91,7 @@ func Pair(style socketpair.Style) (a, b *Conn, err error) {
 }
 
 func newPaired(fd int, style socketpair.Style) *Conn {
-	c := &Conn{handle: sysfd.NewHandle(fd), style: style, unnamed: true}
-	c.bind()
-	return c
+	return &Conn{handle: sysfd.NewHandle(fd), style: style, unnamed: true}
 }
 
 // Inherit makes a Conn of the AF_UNIX socket that this process inherited under the number fd, the
@@ -113,7 +114,6 @@ func Inherit(fd uintptr) (*Conn, error) {
 
 // init asks the socket what it is.
 func (c *Conn) init() error {
-	c.bind()
 	return sysfd.Control(c, func(fd int) error {
 		if err := sysfd.CheckUnix(fd); err != nil {
 			return err
@@ -133,15 +133,6 @@ func (c *Conn) init() error {
 
 // isUnnamed reports whether a socket has no name. x/sys shows that as "@", like an abstract name.
 func isUnnamed(addr *unix.SockaddrUnix) bool { return addr.Name == "" || addr.Name == "@" }
-
-// bind makes the callbacks of RawConn once, since each method value is an allocation.
-func (c *Conn) bind() {
-	c.tx.step = c.tx.attempt
-	c.tx.lendStep = c.lendOne
-	c.tx.batchStep = c.tx.attemptBatch
-	c.rx.step = c.rx.attempt
-	c.rx.batchStep = c.rx.attemptBatch
-}
 
 // NetConn returns the connection that NewConn took over, for CloseWrite, the size of its send
 // buffer and its addresses. It stays the Conn's: do not read, write or close it. A Conn made by

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -30,9 +29,8 @@ import (
 // before those that brought the descriptors, and it ends with the latter at the latest. Of a
 // message that is longer than p all descriptors come with its first byte. p must not be empty.
 func (c *Conn) Receive(p []byte, maxFiles int) (Message, error) {
-	rx := &c.rx
-	rx.mu.Lock()
-	defer rx.mu.Unlock()
+	c.receiver()
+	defer c.receiving.Unlock()
 	n, got, err := c.receive(p, nil, maxFiles)
 	if err != nil {
 		return Message{}, err
@@ -40,13 +38,13 @@ func (c *Conn) Receive(p []byte, maxFiles int) (Message, error) {
 	return Message{Data: p[:n], Files: Files{fds: got.FDs}, Sender: newSender(&got)}, nil
 }
 
-// ReceiveFDs is Receive for descriptor numbers. It allocates nothing, puts at most len(fds) numbers
+// ReceiveFDs is Receive for descriptor numbers. It allocates nothing after the first
+// call, puts at most len(fds) numbers
 // into fds and says how many; from then on they are the caller's to close. With an error there are
 // none. Credentials that come with the message are not reported.
 func (c *Conn) ReceiveFDs(p []byte, fds []int) (n, nfds int, err error) {
-	rx := &c.rx
-	rx.mu.Lock()
-	defer rx.mu.Unlock()
+	c.receiver()
+	defer c.receiving.Unlock()
 	n, got, err := c.receive(p, fds[:0:len(fds)], len(fds))
 	if err != nil {
 		return 0, 0, err
@@ -68,9 +66,8 @@ const (
 	told
 )
 
-// A receiver is the state of the one Receive that is under way.
+// A receiver is the state of the one Receive that is under way. It is made at the first.
 type receiver struct {
-	mu    sync.Mutex
 	reset resetState
 
 	header   header
@@ -88,6 +85,18 @@ type receiver struct {
 	batch     *batch
 	count     int
 	batchStep func(fd uintptr) bool // attemptBatch
+}
+
+// receiver begins a receive: it waits for the one that is under way.
+func (c *Conn) receiver() *receiver {
+	c.receiving.Lock()
+	if c.rx == nil {
+		rx := &receiver{style: c.style}
+		rx.step = rx.attempt
+		rx.batchStep = rx.attemptBatch
+		c.rx = rx
+	}
+	return c.rx
 }
 
 // attempt is one recvmsg(2); false means wait and call again.
@@ -111,11 +120,11 @@ func (rx *receiver) resetFirst() bool {
 // receive reads one message and appends its descriptors to fds. After an error all of them are
 // closed.
 func (c *Conn) receive(p []byte, fds []int, maxFiles int) (int, cmsg.Received, error) {
-	rx := &c.rx
+	rx := c.rx
 	if len(p) == 0 && c.style == socketpair.Stream {
 		return 0, cmsg.Received{}, &opError{op: "receive", kind: ErrTruncated, detail: "the buffer is empty", cause: os.ErrInvalid}
 	}
-	rx.style, rx.nfds = c.style, maxFiles
+	rx.nfds = maxFiles
 	rx.stop = c.lost.Load()
 	rx.header.set(p, rx.control[:])
 	err := c.read(rx.step)

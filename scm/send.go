@@ -5,7 +5,7 @@ package scm
 import (
 	"fmt"
 	"os"
-	"sync"
+	"slices"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -32,24 +32,23 @@ func (c *Conn) Send(p []byte, fds ...syscall.Conn) error {
 	if err := c.checkSend(p, len(fds)); err != nil {
 		return err
 	}
-	tx := &c.tx
-	tx.mu.Lock()
-	defer tx.mu.Unlock()
+	tx := c.sender()
+	defer c.sending.Unlock()
 	if tx.broken != nil {
 		return tx.broken
 	}
 	return c.sendLent(p, fds)
 }
 
-// SendFDs is Send for descriptor numbers. It allocates nothing. The caller must keep the numbers
-// open until it returns, so nobody else may close them while it waits.
+// SendFDs is Send for descriptor numbers. It allocates nothing after the first call. The caller must
+// keep the numbers open until it returns, so nobody else may close them while it waits. It refuses
+// the Conn's own number, but does not look for duplicates of it, as Send does.
 func (c *Conn) SendFDs(p []byte, fds []int) error {
 	if err := c.checkSend(p, len(fds)); err != nil {
 		return err
 	}
-	tx := &c.tx
-	tx.mu.Lock()
-	defer tx.mu.Unlock()
+	tx := c.sender()
+	defer c.sending.Unlock()
 	if tx.broken != nil {
 		return tx.broken
 	}
@@ -71,15 +70,15 @@ func (c *Conn) mayBeEmpty(nfds int) bool {
 	return c.style == socketpair.Datagram || c.style == socketpair.SeqPacket && nfds > 0
 }
 
-// A sender is the state of the one Send that is under way.
+// A sender is the state of the one Send that is under way. It is made at the first: many Conns are
+// one-way.
 type sender struct {
-	mu     sync.Mutex
 	broken error // the failure that cut a message off
 
 	header header
 	rights [cmsg.RightsSize]byte
-	nfds   int
-	once   bool // one attempt only: descriptors are lent and nobody may wait
+	fds    []int // behind rights
+	once   bool  // one attempt only: descriptors are lent and nobody may wait
 	n      int
 	errno  syscall.Errno
 	step   func(fd uintptr) bool // attempt
@@ -94,13 +93,46 @@ type sender struct {
 
 	// Of SendBatch; n is the number of messages.
 	batch     *batch
-	count     int
+	packets   []Packet
 	batchStep func(fd uintptr) bool // attemptBatch
+}
+
+// errSelf stands for the Conn's own number among the descriptors. sendmsg(2) does not return it.
+const errSelf = unix.ELOOP
+
+// sender begins a send: it waits for the one that is under way.
+func (c *Conn) sender() *sender {
+	c.sending.Lock()
+	if c.tx == nil {
+		// Each method value is an allocation, so they are made once.
+		tx := new(sender)
+		tx.step = tx.attempt
+		tx.batchStep = tx.attemptBatch
+		tx.lendStep = c.lendOne
+		c.tx = tx
+	}
+	return c.tx
+}
+
+// set makes p and fds the next message.
+func (tx *sender) set(p []byte, fds []int) {
+	tx.fds = fds
+	tx.header.set(p, cmsg.AppendRights(tx.rights[:0], fds))
+}
+
+// clear lets go of what is the caller's.
+func (tx *sender) clear() {
+	tx.fds = nil
+	tx.header.clear()
 }
 
 // attempt is one sendmsg(2); false means wait and call again.
 func (tx *sender) attempt(fd uintptr) bool {
-	tx.n, tx.errno = tx.header.send(int(fd), tx.nfds)
+	if slices.Contains(tx.fds, int(fd)) {
+		tx.errno = errSelf
+		return true
+	}
+	tx.n, tx.errno = tx.header.send(int(fd), len(tx.fds))
 	return tx.errno != unix.EAGAIN || tx.once
 }
 
@@ -108,13 +140,12 @@ func (tx *sender) attempt(fd uintptr) bool {
 // the kernel did not take of a stream message at once follows without the descriptors: they went
 // with the first byte, and the same control data again would deliver them again.
 func (c *Conn) transmit(p []byte, sent int, fds []int) error {
-	tx := &c.tx
+	tx := c.tx
 	tx.once = false
 	for {
-		tx.nfds = len(fds)
-		tx.header.set(p[sent:], cmsg.AppendRights(tx.rights[:0], fds))
+		tx.set(p[sent:], fds)
 		err := c.write(tx.step)
-		tx.header.clear()
+		tx.clear()
 		if err == nil && tx.errno != 0 {
 			err = c.sendError(tx.errno, len(p), fds)
 		}
@@ -142,7 +173,7 @@ func (c *Conn) cutOff(err error, sent, whole int) error {
 // of all of them; waiting there would hold up the Close of their owners for as long as the other
 // end does not read. If the socket has no room, it waits with duplicates.
 func (c *Conn) sendLent(p []byte, conns []syscall.Conn) error {
-	tx := &c.tx
+	tx := c.tx
 	tx.p, tx.conns, tx.err = p, conns, nil
 	tx.lent = tx.numbers[:0]
 	tx.n, tx.errno = 0, 0
@@ -163,7 +194,7 @@ func (c *Conn) sendLent(p []byte, conns []syscall.Conn) error {
 
 // lendNext borrows the next descriptor and goes on inside; after the last one it sends.
 func (c *Conn) lendNext() {
-	tx := &c.tx
+	tx := c.tx
 	i := len(tx.lent)
 	if i == len(tx.conns) {
 		c.sendOnce()
@@ -183,7 +214,7 @@ func (c *Conn) lendNext() {
 
 // lendOne is what RawConn.Control calls with a borrowed descriptor.
 func (c *Conn) lendOne(fd uintptr) {
-	tx := &c.tx
+	tx := c.tx
 	// A socket in its own queue keeps itself alive: nothing would free it before the kernel's
 	// collector passes.
 	if c.isSelf(int(fd)) {
@@ -207,12 +238,11 @@ func (c *Conn) isSelf(fd int) bool {
 // sendOnce makes the attempt while all descriptors are lent. With no room in the socket it leaves
 // duplicates in their place.
 func (c *Conn) sendOnce() {
-	tx := &c.tx
+	tx := c.tx
 	tx.once = true
-	tx.nfds = len(tx.lent)
-	tx.header.set(tx.p, cmsg.AppendRights(tx.rights[:0], tx.lent))
+	tx.set(tx.p, tx.lent)
 	err := c.write(tx.step)
-	tx.header.clear()
+	tx.clear()
 	switch {
 	case err != nil:
 		tx.err = err
@@ -245,6 +275,9 @@ func (c *Conn) sendError(errno syscall.Errno, n int, fds []int) error {
 		}
 	case errno == unix.EPERM && len(fds) > 0:
 		e.kind = ErrRefused
+	case errno == errSelf:
+		e.kind, e.cause = ErrNotSendable, nil
+		e.detail = "it is the socket that it would travel over"
 	case errno == unix.ETOOMANYREFS:
 		e.kind = ErrInFlight
 		e.detail = fmt.Sprintf("RLIMIT_NOFILE of the sender, %d, bounds them for its user", sysfd.Limit())

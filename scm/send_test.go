@@ -1,3 +1,5 @@
+//go:build linux
+
 package scm_test
 
 import (
@@ -236,6 +238,16 @@ func TestSendOverItself(t *testing.T) {
 		if a.NetConn() != nil {
 			if err := a.Send([]byte("x"), a.NetConn()); !errors.Is(err, scm.ErrNotSendable) {
 				t.Errorf("NetConn: %v", err)
+			}
+		}
+		own := -1
+		_ = sysfd.Control(a, func(fd int) error { own = fd; return nil })
+		for name, send := range map[string]func() error{
+			"SendFDs":   func() error { return a.SendFDs([]byte("x"), []int{own}) },
+			"SendBatch": func() error { _, err := a.SendBatch([]scm.Packet{{Data: []byte("x"), FDs: []int{own}}}); return err },
+		} {
+			if err := send(); !errors.Is(err, scm.ErrNotSendable) {
+				t.Errorf("%s: %v", name, err)
 			}
 		}
 		mustBeEmpty(t, b)

@@ -3,6 +3,7 @@
 package testutil
 
 import (
+	"context"
 	"flag"
 	"fmt"
 	"io"
@@ -13,6 +14,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 )
 
 // helperVariable names, in the environment, the helper that a copy of the test binary is to be.
@@ -40,7 +42,8 @@ func NewHelper(name string, main func(args []string) error) Helper {
 	return Helper(name)
 }
 
-// Command returns the command that runs the helper. Its standard error is the test's.
+// Command returns the command that runs the helper. Its standard error is the test's. It is killed
+// after a minute, and when the cleanups that the test registers from now on are through.
 func (h Helper) Command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	return h.command(t, executable(t), args)
@@ -61,7 +64,10 @@ func (h Helper) command(t testing.TB, path string, args []string) *exec.Cmd {
 	helpers.Lock()
 	delete(helpers.unused, string(h))
 	helpers.Unlock()
-	cmd := exec.CommandContext(t.Context(), path, args...)
+	// Not t.Context: that ends before the cleanups, which may wait for the process.
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), helperVariable+"="+string(h), "GORACE=atexit_sleep_ms=0")
 	cmd.Stderr = os.Stderr
 	return cmd
