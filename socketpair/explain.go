@@ -13,20 +13,20 @@ import (
 	"github.com/fdkit/fdkit/internal/sysfd"
 )
 
-// createError is a failed socketpair(2): what was asked for, the errno, and what to change.
+// createError is a failed socketpair(2): what was asked for, what to change, and the errno.
 type createError struct {
-	namespace, style, protocol int
-	err                        error
+	text string
+	err  error
 }
 
+// explain makes the text at once: how many descriptors are open is a fact of this moment.
 func explain(namespace, style, protocol int, err error) error {
-	return &createError{namespace, style, protocol, err}
+	text := fmt.Sprintf("socketpair: create a pair of %s, %s, protocol %d: %s: %v",
+		namespaceName(namespace), Style(style), protocol, advice(namespace, err), os.NewSyscallError("socketpair", err))
+	return &createError{text, err}
 }
 
-func (e *createError) Error() string {
-	return fmt.Sprintf("socketpair: create a pair of %s, %s, protocol %d: %s: %v",
-		namespaceName(e.namespace), Style(e.style), e.protocol, e.advice(), os.NewSyscallError("socketpair", e.err))
-}
+func (e *createError) Error() string { return e.text }
 
 func (e *createError) Unwrap() error { return e.err }
 
@@ -42,9 +42,9 @@ func (e *createError) Is(target error) bool {
 	return false
 }
 
-func (e *createError) advice() string {
-	name := namespaceName(e.namespace)
-	switch e.err {
+func advice(namespace int, err error) string {
+	name := namespaceName(namespace)
+	switch err {
 	case unix.EMFILE:
 		return "it takes two free descriptors, and " + sysfd.Usage()
 	case unix.ENFILE:
@@ -52,12 +52,12 @@ func (e *createError) advice() string {
 	case unix.EAFNOSUPPORT:
 		return "this kernel does not know the namespace; use AF_UNIX"
 	case unix.EPROTONOSUPPORT:
-		if e.namespace == unix.AF_UNIX {
+		if namespace == unix.AF_UNIX {
 			return "AF_UNIX has one protocol, 0, and on some systems no SOCK_SEQPACKET"
 		}
 		return name + " does not have this protocol in this style, and pairs are made in AF_UNIX only"
 	case unix.ESOCKTNOSUPPORT:
-		if e.namespace == unix.AF_UNIX {
+		if namespace == unix.AF_UNIX {
 			return "AF_UNIX has the styles SOCK_STREAM, SOCK_DGRAM and SOCK_SEQPACKET"
 		}
 		return name + " does not have this style, and pairs are made in AF_UNIX only"
