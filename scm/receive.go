@@ -38,10 +38,9 @@ func (c *Conn) Receive(p []byte, maxFiles int) (Message, error) {
 	return Message{Data: p[:n], Files: Files{fds: got.FDs}, Sender: newSender(&got)}, nil
 }
 
-// ReceiveFDs is Receive for descriptor numbers. It allocates nothing after the first
-// call, puts at most len(fds) numbers
-// into fds and says how many; from then on they are the caller's to close. With an error there are
-// none. Credentials that come with the message are not reported.
+// ReceiveFDs is Receive for descriptor numbers. It puts at most len(fds) of them into fds and says
+// how many; from then on they are the caller's to close. With an error there are none. It allocates
+// nothing after the first call. Credentials that come with the message are not reported.
 func (c *Conn) ReceiveFDs(p []byte, fds []int) (n, nfds int, err error) {
 	c.receiver()
 	defer c.receiving.Unlock()
