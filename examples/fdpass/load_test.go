@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bufio"
+	"io"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/testutil"
+)
+
+// accept gives both ends of a connection to the test.
+func accept(t *testing.T) (client, server *net.TCPConn) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	client = dial(t, ln).TCPConn
+	c, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return client, c.(*net.TCPConn)
+}
+
+// arrived waits for something to read, the end included.
+func arrived(t *testing.T, c *net.TCPConn) {
+	t.Helper()
+	raw, err := c.SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	looked := false
+	if err := raw.Read(func(uintptr) bool { // it returns when the poller says so the second time
+		defer func() { looked = true }()
+		return looked
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCheckIdle(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		do   func(*net.TCPConn) error
+		want func(error) bool
+	}{
+		{"FIN", (*net.TCPConn).Close, func(err error) bool { return err == io.EOF }},
+		{"half closed", (*net.TCPConn).CloseWrite, func(err error) bool { return err == io.EOF }},
+		{"reset", func(c *net.TCPConn) error { _ = c.SetLinger(0); return c.Close() },
+			func(err error) bool { return errors.Is(err, unix.ECONNRESET) }},
+		{"bytes", func(c *net.TCPConn) error { _, err := io.WriteString(c, "x"); return err },
+			func(err error) bool { return err != nil && strings.Contains(err.Error(), "nobody asked") }},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			testutil.NoLeaks(t)
+			client, server := accept(t)
+			raw, err := client.SyscallConn()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := checkIdle(raw); err != nil {
+				t.Errorf("of an idle connection: %v", err)
+			}
+			if err := tt.do(server); err != nil {
+				t.Fatal(err)
+			}
+			arrived(t, client)
+			for range 2 { // a look changes nothing, but that it takes the error of a reset
+				if err := checkIdle(raw); !tt.want(err) {
+					if tt.name != "reset" || err != io.EOF {
+						t.Errorf("%v", err)
+					}
+				}
+			}
+		})
+	}
+}
+
+// Whatever a server does wrong is a failure, and nothing is asked a second time.
+func TestClientNotices(t *testing.T) {
+	good := "HTTP/1.1 200 OK\r\nContent-Length: 29\r\n\r\n" + "generation 1 pid 2 path /7/1\n"
+	for _, tt := range []struct{ name, answer, want string }{
+		{"a good answer, and then silence", good, ""},
+		{"no answer", "", "waiting for the answer"},
+		{"half a header", "HTTP/1.1 200 OK\r\nContent-Le", "waiting for the answer"},
+		{"a short body", good[:len(good)-5], "in the answer"},
+		{"another status", strings.Replace(good, "200 OK", "500 No", 1), "wrong answer"},
+		{"the answer to another request", strings.Replace(good, "/7/1", "/8/1", 1), "wrong answer"},
+		{"something else", "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", "wrong answer"},
+		{"more than an answer to the last request", "HTTP/1.1 200 OK\r\nConnection: close\r\n" + good[len("HTTP/1.1 200 OK\r\n"):] + "!", "after the last answer: bytes that nobody asked for"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			testutil.NoLeaks(t)
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer ln.Close()
+			requests := make(chan int, 1)
+			go func() {
+				n := 0
+				for {
+					c, err := ln.Accept()
+					if err != nil {
+						requests <- n
+						return
+					}
+					in := bufio.NewReader(c)
+					for {
+						line, err := in.ReadString('\n')
+						if err != nil || line == "\r\n" {
+							break
+						}
+					}
+					n++
+					_, _ = io.WriteString(c, tt.answer)
+					_ = c.Close()
+				}
+			}()
+			l := &load{begin: time.Now()}
+			c := &client{load: l, id: 7, kind: keepAlive, addr: ln.Addr().String(), served: map[origin]int64{}}
+			err = c.request()
+			c.hangUp()
+			_ = ln.Close()
+			if n := <-requests; n != 1 {
+				t.Errorf("%d requests were sent", n)
+			}
+			if tt.want == "" {
+				if err != nil || len(c.samples) != 1 || c.served[origin{1, 2}] != 1 {
+					t.Errorf("%v, %v, %v", err, c.samples, c.served)
+				}
+			} else if err == nil || !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("%v, want %q", err, tt.want)
+			}
+		})
+	}
+}
+
+func TestClientNoticesRefusal(t *testing.T) {
+	testutil.NoLeaks(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = ln.Close()
+	l := startLoad(ln.Addr().String(), 4)
+	testutil.Eventually(t, "failures", func() bool { return l.failed.Load() >= 4 })
+	l.stop()
+	for _, f := range l.failures() {
+		if !errors.Is(f.err, unix.ECONNREFUSED) {
+			t.Error(f)
+		}
+	}
+}
