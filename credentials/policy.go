@@ -168,10 +168,7 @@ func list(what string, ids []uint32) string {
 	for i, id := range ids {
 		names[i] = fmt.Sprintf("%s %d", what, id)
 	}
-	if len(names) == 1 {
-		return names[0]
-	}
-	return "(" + strings.Join(names, " or ") + ")"
+	return enumerate(names, " or ")
 }
 
 func join(policies []Policy, word string) string {
@@ -179,7 +176,14 @@ func join(policies []Policy, word string) string {
 	for i, p := range policies {
 		names[i] = p.String()
 	}
-	if len(names) == 1 {
+	return enumerate(names, word)
+}
+
+func enumerate(names []string, word string) string {
+	switch len(names) {
+	case 0:
+		return Policy{}.String()
+	case 1:
 		return names[0]
 	}
 	return "(" + strings.Join(names, word) + ")"
