@@ -232,14 +232,14 @@ func as(t testing.TB, other bool) (cmd *exec.Cmd, cred credentials.Cred) {
 	return peer.Command(t), credentials.Cred{UID: self.UID, GID: self.GID}
 }
 
-// isolate puts a command into new namespaces, for an ordinary user in a user namespace in which he
-// has his own number.
+// isolate puts a command into new namespaces, for an ordinary user in a user namespace as well, in
+// which he is root.
 func isolate(cmd *exec.Cmd, flags uintptr) *exec.Cmd {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
 	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
-		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: uid, HostID: uid, Size: 1}}
-		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: gid, HostID: gid, Size: 1}}
+		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: uid, Size: 1}}
+		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: gid, Size: 1}}
 	}
 	return cmd
 }
