@@ -403,6 +403,18 @@ func ExampleFiles_Take() {
 	// Output: received <nil>
 }
 
+// A receiver that wants a listener looks before it takes.
+func ExampleFiles_Inspect() {
+	m := received(os.Stdin)
+	defer m.Close()
+	info, err := m.Files.Inspect(0)
+	if err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(info.Socket != nil && info.Socket.Listening)
+	// Output: false
+}
+
 func ExampleFiles_TakeFD() {
 	m := received(os.Stdin)
 	defer m.Close()

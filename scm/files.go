@@ -20,6 +20,17 @@ type Files struct{ fds []int }
 // Len returns how many descriptors came, taken ones included.
 func (f *Files) Len() int { return len(f.fds) }
 
+// Inspect tells what descriptor i is, before anybody takes it. The error is [ErrTaken] or that of the
+// function Inspect.
+func (f *Files) Inspect(i int) (Info, error) {
+	if f == nil || i < 0 || i >= len(f.fds) || f.fds[i] < 0 {
+		return Info{}, ErrTaken
+	}
+	var info Info
+	err := inspect(f.fds[i], &info)
+	return info, errors.WithMessage(err, "scm: inspect")
+}
+
 // Take gives descriptor i to the caller as a file: in the runtime's poller if its sender had put it
 // into nonblocking mode, a mode that both share, and else not. It is nil if there is no such
 // descriptor or it was taken before.
@@ -33,7 +44,7 @@ func (f *Files) Take(i int) *os.File {
 
 // TakeFD gives descriptor i to the caller as a number, -1 if there is none.
 func (f *Files) TakeFD(i int) int {
-	if i < 0 || i >= len(f.fds) {
+	if f == nil || i < 0 || i >= len(f.fds) {
 		return -1
 	}
 	fd := f.fds[i]
@@ -71,7 +82,7 @@ func (f *Files) TakePacketConn(i int) (net.PacketConn, error) {
 // take hands descriptor i to one of package net's constructors, which work on a duplicate.
 func take[T any](f *Files, i int, what string, listening bool, construct func(*os.File) (T, error)) (T, error) {
 	var none T
-	if i < 0 || i >= len(f.fds) || f.fds[i] < 0 {
+	if f == nil || i < 0 || i >= len(f.fds) || f.fds[i] < 0 {
 		return none, ErrTaken
 	}
 	if err := checkListening(f.fds[i], listening); err != nil {

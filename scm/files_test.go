@@ -58,6 +58,12 @@ func TestTake(t *testing.T) {
 			t.Errorf("TakeListener(%d): %v", i, err)
 		}
 	}
+	if info, err := m.Files.Inspect(0); err != nil || info.Kind != scm.MemFD {
+		t.Errorf("Inspect(0): %v, %v", info.Kind, err)
+	}
+	if _, err := m.Files.Inspect(1); !errors.Is(err, scm.ErrTaken) {
+		t.Errorf("Inspect(1), which was taken: %v", err)
+	}
 	other := m // a copy shares what is taken
 	fd := other.Files.TakeFD(0)
 	if fd < 3 || m.Files.TakeFD(0) != -1 {
