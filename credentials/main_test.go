@@ -87,6 +87,8 @@ func (p *actor) act(words []string) (answer string, err error) {
 		_ = s.Close()
 	case "samepeer":
 		err = credentials.SameUser().Check(p.conn)
+	case "peergroup": // gid
+		err = credentials.GID(uint32(numbers[1])).Check(p.conn)
 	case "write":
 		_, err = p.conn.Write([]byte(words[1]))
 	case "read":

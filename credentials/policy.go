@@ -47,7 +47,7 @@ func UID(ids ...uint32) Policy {
 func GID(ids ...uint32) Policy {
 	ids = slices.Clone(ids)
 	return Policy{list("gid", ids), func(s *subject) (bool, error) {
-		member := func(gid uint32) bool { return isMapped(gid) && slices.Contains(ids, gid) }
+		member := func(gid uint32) bool { return isMappedGroup(gid) && slices.Contains(ids, gid) }
 		if member(s.cred.GID) {
 			return true, nil
 		}

@@ -125,6 +125,27 @@ func TestPolicyOfNobody(t *testing.T) {
 	}
 }
 
+// A user namespace can have a number for every user and not for every group.
+func TestPolicyOfGroupWithoutNumber(t *testing.T) {
+	testutil.NoLeaks(t)
+	testutil.NeedRoot(t)
+	all := uint64(^uint32(0))
+	if uint64(int(all)) != all {
+		t.Skip("syscall.SysProcIDMap has no room for all ids on this architecture")
+	}
+	cmd := isolate(peer.Command(t), unix.CLONE_NEWUSER)
+	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{Size: int(all)}}
+	cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{ContainerID: 4301, HostID: 4301, Size: 1}}
+	child, _ := startWith(t, cmd, socketpair.Stream)
+	if got, want := child.do("peer"), (credentials.Cred{PID: os.Getpid(), GID: 65534}).String(); got != want {
+		t.Fatalf("inside, the peer is %s, want %s", got, want)
+	}
+	child.do("samepeer")
+	if answer := child.ask("peergroup 65534"); !strings.Contains(answer, "it is not gid 65534") {
+		t.Errorf("inside, GID says %q", answer)
+	}
+}
+
 // Who cannot be found out is refused, also by a Not, and for the reason why.
 func TestPolicyWithoutPeer(t *testing.T) {
 	noPeers(t, func(t *testing.T, c syscall.Conn, want error) {

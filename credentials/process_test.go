@@ -224,6 +224,9 @@ func TestProcessOfAnotherUser(t *testing.T) {
 	testutil.NoLeaks(t)
 	if os.Geteuid() != 0 { // we are the one that may not
 		p := open(t, 1)
+		if info, err := p.Info(); err != nil || info.RealUID == uint32(os.Getuid()) {
+			t.Skipf("process 1 is not known to be another user's: %v", err)
+		}
 		matches(t, p.Signal(0), os.ErrPermission)
 		_, err := p.Exe()
 		matches(t, err, os.ErrPermission)
@@ -313,6 +316,7 @@ const lastPid = "/proc/sys/kernel/ns_last_pid"
 func TestReusedPid(t *testing.T) {
 	testutil.NoLeaks(t)
 	testutil.Need(t, testutil.PassPIDFD)
+	testutil.Need(t, testutil.PIDFDInfo)
 	if _, err := os.Stat(lastPid); err != nil {
 		t.Skipf("pids cannot be recycled without CONFIG_CHECKPOINT_RESTORE: %v", err)
 	}
@@ -322,6 +326,9 @@ func TestReusedPid(t *testing.T) {
 	out, err := cmd.Output()
 	if errors.Is(err, os.ErrPermission) {
 		t.Skipf("this machine has no namespaces for us: %v", err)
+	}
+	if strings.HasPrefix(string(out), "cannot") {
+		t.Skipf("inside: %s", out)
 	}
 	if err != nil || string(out) != "done" {
 		t.Errorf("inside: %v, %q", err, out)
@@ -369,7 +376,8 @@ var reuse = testutil.NewHelper("reuse", func(args []string) error {
 	// The runtime's threads have pids too, so it may take some attempts.
 	for range 100 {
 		if err := os.WriteFile(lastPid, []byte(strconv.Itoa(dead.PID()-1)), 0); err != nil {
-			return err
+			fmt.Printf("cannot recycle a pid: %v", err) // a container's /proc is read-only
+			return nil
 		}
 		second, in, err := start()
 		if err != nil {
