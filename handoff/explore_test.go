@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"flag"
 	"fmt"
 	"strings"
 	"testing"
@@ -444,16 +445,29 @@ func optional(what string) bool {
 	return false
 }
 
+// full explores chains with two adversities at once: millions of states, minutes and gigabytes.
+var full = flag.Bool("explore", false, "explore chains of three with two adversities")
+
 func TestExplore(t *testing.T) {
-	for _, row := range []struct {
+	rows := []struct {
 		name string
 		l    limits
 	}{
 		{"two", limits{procs: 2, crashes: 2, stops: 2, giveUps: 2, releases: 1}},
 		{"two, forced", limits{procs: 2, crashes: 1, stops: 2, giveUps: 1, releases: 1, force: true}},
-		{"a chain of three, two die", limits{procs: 3, crashes: 2}},
-		{"a chain of three, one hangs", limits{procs: 3, crashes: 1, stops: 1}},
-	} {
+		{"a chain of three, one dies", limits{procs: 3, crashes: 1}},
+		{"a chain of three, one hangs", limits{procs: 3, stops: 1}},
+	}
+	if *full {
+		rows = append(rows, struct {
+			name string
+			l    limits
+		}{"a chain of three, two die", limits{procs: 3, crashes: 2}}, struct {
+			name string
+			l    limits
+		}{"a chain of three, one dies and one hangs", limits{procs: 3, crashes: 1, stops: 1}})
+	}
+	for _, row := range rows {
 		t.Run(row.name, func(t *testing.T) {
 			states, bad := explore(row.l)
 			t.Logf("%d states", states)

@@ -120,7 +120,7 @@ func fill(t testing.TB, c *scm.Conn) (messages int) {
 	return messages
 }
 
-// within fails the test if f has not returned after five seconds, and returns its error.
+// within fails the test if f has not returned after 20 seconds, and returns its error.
 func within(t testing.TB, what string, f func() error) error {
 	t.Helper()
 	done := make(chan error, 1)
@@ -133,10 +133,23 @@ func wait(t testing.TB, what string, done <-chan error) error {
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(5 * time.Second):
-		t.Fatalf("%s: still not back after 5 s", what)
+	case <-time.After(20 * time.Second):
+		t.Fatalf("%s: still not back after 20 s", what)
 		return nil
 	}
+}
+
+// queued returns how many bytes wait to be received.
+func queued(t testing.TB, c *scm.Conn) (n int) {
+	t.Helper()
+	err := sysfd.Control(c, func(fd int) (err error) {
+		n, err = unix.IoctlGetInt(fd, unix.SIOCINQ)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return n
 }
 
 func listener(t testing.TB) *net.TCPListener {

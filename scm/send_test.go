@@ -440,10 +440,13 @@ func TestSendLongOverStream(t *testing.T) {
 func TestSendCutOff(t *testing.T) {
 	eachSend(t, styles[:1], func(t *testing.T, a, b *scm.Conn, send send) {
 		f := files(t, 1)
-		if err := a.SetWriteDeadline(time.Now().Add(20 * time.Millisecond)); err != nil {
+		done := make(chan error, 1)
+		go func() { done <- send(a, make([]byte, 4<<20), f) }()
+		testutil.Eventually(t, "the first part was sent", func() bool { return queued(t, b) > 0 })
+		if err := a.SetWriteDeadline(time.Now()); err != nil {
 			t.Fatal(err)
 		}
-		err := within(t, "send", func() error { return send(a, make([]byte, 4<<20), f) })
+		err := wait(t, "send", done)
 		if !errors.Is(err, scm.ErrBroken) || !errors.Is(err, os.ErrDeadlineExceeded) {
 			t.Fatalf("cut off: %v", err)
 		}

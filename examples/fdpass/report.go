@@ -34,7 +34,7 @@ func (r *trial) write(w io.Writer) {
 	answered := int(r.load.answered.Load())
 	slowest, _ := r.load.slowest()
 	total := func(what, n, remark string) {
-		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%-24s %9s   %s", what, n, remark), " "))
+		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%-26s %9s   %s", what, n, remark), " "))
 	}
 	total("requests", count(answered), fmt.Sprintf("%s/s, %s in the slowest second",
 		count(r.load.rate(answered)), count(slowest)))

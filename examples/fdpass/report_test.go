@@ -153,13 +153,13 @@ func TestReport(t *testing.T) {
             1   100           –                –   5.00 ms        100
             2   200     50.0 ms          1.00 ms   5.00 ms        200
 
-requests                       300   100/s, 100 in the slowest second
-  on new connections             0
-  kept alive                   300
-  kept alive, with pauses        0
-failed requests                  0
-reconnects                       0   as the server asked
-closed by a drain                1   1 idle, 0 cut
+requests                         300   100/s, 100 in the slowest second
+  on new connections               0
+  kept alive                     300
+  kept alive, with pauses          0
+failed requests                    0
+reconnects                         0   as the server asked
+closed by a drain                  1   1 idle, 0 cut
 
               latency       p50       p99       max   requests
    around a hand-over   1.00 ms   1.00 ms   1.00 ms         29

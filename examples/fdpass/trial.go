@@ -96,7 +96,7 @@ func (r *trial) upgradeAll(ctx context.Context) error {
 func (r *trial) rest(ctx context.Context) error {
 	err := r.await(ctx, r.every, func() bool { return false })
 	if errors.Is(err, context.DeadlineExceeded) {
-		return nil
+		return ctx.Err()
 	}
 	return err
 }
