@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pkg/errors"
+
 	"github.com/fdkit/fdkit/internal/testutil"
 	"github.com/fdkit/fdkit/scm"
 	"github.com/fdkit/fdkit/socketpair"
@@ -85,7 +87,7 @@ func (c *talker) hear(wantClose bool) {
 // ends reads the end of the connection.
 func (c *talker) ends() {
 	c.t.Helper()
-	if _, err := c.in.ReadByte(); err != io.EOF {
+	if _, err := c.in.ReadByte(); !errors.Is(err, io.EOF) {
 		c.t.Fatalf("%v instead of the end", err)
 	}
 }

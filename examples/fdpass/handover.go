@@ -100,7 +100,7 @@ func (s *server) takeOver() error {
 	if err != nil {
 		return errors.WithMessage(err, "waiting for the listener")
 	}
-	defer m.Close() // and with it what was not taken
+	defer m.Close()
 	ln, err := m.Files.TakeListener(0)
 	if err != nil {
 		return err

@@ -199,7 +199,7 @@ func (c *client) run() {
 func (c *client) request() error {
 	if c.conn != nil {
 		err := checkIdle(c.raw)
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			c.hangUp()
 			c.reconnects++
 		} else if err != nil {
@@ -221,7 +221,7 @@ func (c *client) request() error {
 		return nil
 	}
 	// The server closes first, in good order; it also keeps the TIME_WAIT on its side.
-	if _, err := c.in.ReadByte(); err != io.EOF {
+	if _, err := c.in.ReadByte(); !errors.Is(err, io.EOF) {
 		return errors.WithMessage(unexpected(err), "after the last answer")
 	}
 	c.hangUp()

@@ -53,8 +53,8 @@ func TestCheckIdle(t *testing.T) {
 		do   func(*net.TCPConn) error
 		want func(error) bool
 	}{
-		{"FIN", (*net.TCPConn).Close, func(err error) bool { return err == io.EOF }},
-		{"half closed", (*net.TCPConn).CloseWrite, func(err error) bool { return err == io.EOF }},
+		{"FIN", (*net.TCPConn).Close, func(err error) bool { return errors.Is(err, io.EOF) }},
+		{"half closed", (*net.TCPConn).CloseWrite, func(err error) bool { return errors.Is(err, io.EOF) }},
 		{"reset", func(c *net.TCPConn) error { _ = c.SetLinger(0); return c.Close() },
 			func(err error) bool { return errors.Is(err, unix.ECONNRESET) }},
 		{"bytes", func(c *net.TCPConn) error { _, err := io.WriteString(c, "x"); return err },
@@ -76,7 +76,7 @@ func TestCheckIdle(t *testing.T) {
 			arrived(t, client)
 			for range 2 { // a look changes nothing, but that it takes the error of a reset
 				if err := checkIdle(raw); !tt.want(err) {
-					if tt.name != "reset" || err != io.EOF {
+					if tt.name != "reset" || !errors.Is(err, io.EOF) {
 						t.Errorf("%v", err)
 					}
 				}

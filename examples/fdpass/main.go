@@ -57,7 +57,7 @@ func parse(args []string, stdout, stderr io.Writer) (o options, err error) {
 	flags.SetOutput(stderr)
 	flags.IntVar(&o.upgrades, "upgrades", 5, "replace the server `N` times")
 	flags.IntVar(&o.upgrades, "n", 5, "short for --upgrades `N`")
-	flags.DurationVar(&o.every, "every", 400*time.Millisecond, "serve so `long` before each upgrade and after the last")
+	flags.DurationVar(&o.every, "every", 400*time.Millisecond, "serve for `DURATION` before each upgrade and after the last")
 	flags.IntVar(&o.clients, "clients", 16, "ask with `N` clients: each fourth makes a new connection for each request,\neach fourth keeps one and never rests, the others keep one and rest a few ms each time")
 	flags.IntVar(&o.rate, "rate", 200, "fail if in any second there are fewer than `N` answers")
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:0", "listen on `HOST:PORT`; port 0 is a free one")

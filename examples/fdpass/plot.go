@@ -194,9 +194,10 @@ func (r *trial) drawFailures(p *plot) {
 	}
 }
 
-// drawLegend names the processes, as many as there is room for.
+// drawLegend names the generations, as many as there is room for.
 func (r *trial) drawLegend(p *plot) {
-	const columns, column, row = 5, 181, 18
+	const columns, column, row = 6, 151, 18
+	served := r.load.served()
 	for i, g := range r.generations {
 		if i == 2*columns-1 && len(r.generations) > 2*columns {
 			p.text(plotLeft+column*(columns-1), plotBottom+64+row, "", "and %d more", len(r.generations)-i)
@@ -204,7 +205,7 @@ func (r *trial) drawLegend(p *plot) {
 		}
 		x, y := float64(plotLeft+i%columns*column), float64(plotBottom+64+i/columns*row)
 		fmt.Fprintf(p, `<rect x="%.1f" y="%.1f" width="11" height="11" rx="2" fill="%s"/>`+"\n", x, y-10, colours[i%len(colours)])
-		p.text(x+17, y, "", "%d: pid %d, %s requests", g.number, g.pid, count(int(r.load.served()[origin{g.number, g.pid}])))
+		p.text(x+17, y, "", "%d: %s requests", g.number, count(int(served[origin{g.number, g.pid}])))
 	}
 }
 

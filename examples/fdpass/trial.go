@@ -56,7 +56,7 @@ func (r *trial) try(ctx context.Context, stderr io.Writer) {
 	defer func() { r.problem(s.close(), "the first generation") }()
 	r.service = s
 	if err := r.await(ctx, handOverTimeout, func() bool { return r.serving != nil }); err != nil {
-		if ctx.Err() == nil {
+		if ctx.Err() == nil && !errors.Is(err, errEnded) { // how it ended is told anyway
 			r.problem(err, "start the server")
 		}
 		return
@@ -162,7 +162,7 @@ func (r *trial) await(ctx context.Context, timeout time.Duration, done func() bo
 		select {
 		case e, ok := <-r.service.events:
 			if !ok {
-				return errors.New("all its processes have ended")
+				return errEnded
 			}
 			r.hear(e)
 		case <-deadline.Done():
