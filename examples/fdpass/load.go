@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"fmt"
 	"io"
 	"iter"
@@ -9,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -52,11 +54,12 @@ func (l *load) stop() {
 	l.took = time.Since(l.begin)
 }
 
-// failures returns what went wrong, client by client.
+// failures returns what went wrong, first things first.
 func (l *load) failures() (all []failure) {
 	for _, c := range l.clients {
 		all = append(all, c.failures...)
 	}
+	slices.SortFunc(all, func(a, b failure) int { return cmp.Compare(a.at, b.at) })
 	return all
 }
 
