@@ -1,5 +1,4 @@
 // Package handoff.
-
 package handoff
 
 // The two machines of a handoff: the predecessor's and the successor's. They are pure. What happens

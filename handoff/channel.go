@@ -1,0 +1,96 @@
+package handoff
+
+import (
+	"io"
+
+	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/scm"
+)
+
+// A frame is one message of the protocol. Its files are closed by whoever handles it.
+type frame struct {
+	kind    frameType
+	payload []byte
+	files   scm.Files
+}
+
+// A channel reads and writes frames over a stream or SOCK_SEQPACKET. On a stream several frames may
+// come at once, or one in pieces; the descriptors of a frame come with its first byte, so they wait
+// in a queue of their own.
+type channel struct {
+	conn    *scm.Conn
+	in      []byte
+	unread  []byte
+	pending []scm.Files
+}
+
+// maxPending bounds the descriptors of frames that are not complete: on a stream those of the next
+// frame may be here already.
+const maxPending = 2
+
+func newChannel(c *scm.Conn) *channel {
+	return &channel{conn: c, in: make([]byte, frameHeader+maxPayload)}
+}
+
+// read returns the next frame. It blocks as Receive does. io.EOF is the end between two frames.
+func (ch *channel) read() (frame, error) {
+	for {
+		f, ok, err := ch.next()
+		if ok || err != nil {
+			return f, err
+		}
+		m, err := ch.conn.Receive(ch.in, itemsPerFrame)
+		if err != nil {
+			if err == io.EOF && len(ch.unread) > 0 {
+				err = io.ErrUnexpectedEOF
+			}
+			return frame{}, err
+		}
+		_ = m.Sender.Close()
+		ch.unread = append(ch.unread, m.Data...)
+		if m.Files.Len() > 0 {
+			ch.pending = append(ch.pending, m.Files)
+		}
+		if len(ch.pending) > maxPending {
+			return frame{}, errors.WithMessage(ErrProtocol, "descriptors that belong to no frame")
+		}
+	}
+}
+
+// next takes a whole frame out of what was read.
+func (ch *channel) next() (frame, bool, error) {
+	if len(ch.unread) < frameHeader {
+		return frame{}, false, nil
+	}
+	kind, nfds, size, err := parseHeader(ch.unread)
+	if err != nil {
+		return frame{}, false, err
+	}
+	if len(ch.unread) < frameHeader+size {
+		return frame{}, false, nil
+	}
+	f := frame{kind: kind, payload: append([]byte(nil), ch.unread[frameHeader:frameHeader+size]...)}
+	ch.unread = append(ch.unread[:0], ch.unread[frameHeader+size:]...)
+	if nfds > 0 {
+		if len(ch.pending) == 0 || ch.pending[0].Len() != nfds {
+			return frame{}, false, errors.WithMessagef(ErrProtocol, "a frame with %d descriptors came with others", nfds)
+		}
+		f.files = ch.pending[0]
+		ch.pending = ch.pending[1:]
+	}
+	if len(ch.unread) == 0 && len(ch.pending) > 0 {
+		_ = f.files.Close()
+		return frame{}, false, errors.WithMessage(ErrProtocol, "descriptors that belong to no frame")
+	}
+	return f, true, nil
+}
+
+// close drops what was received and not handled, and closes the connection.
+func (ch *channel) close() {
+	for i := range ch.pending {
+		_ = ch.pending[i].Close()
+	}
+	ch.pending = nil
+	_ = ch.conn.Close()
+}

@@ -1,0 +1,79 @@
+package handoff
+
+import "time"
+
+// Deadlines bound every wait of a handoff. A zero field is its default.
+type Deadlines struct {
+	// Hello: until each side knows the other, from the connection on. 5 s.
+	Hello time.Duration
+
+	// Offer: until the successor has all items. 30 s.
+	Offer time.Duration
+
+	// Rehearse: until the successor is ready, after it has all. The predecessor serves meanwhile. 60 s.
+	Rehearse time.Duration
+
+	// MaxPause: the predecessor's pause, in which nobody accepts, until it says "yours". 100 ms.
+	MaxPause time.Duration
+
+	// Commit: the successor waits so long for "yours" after it has said that it is ready; the
+	// predecessor so long for the successor to accept after that, and then kills it. 5 s.
+	Commit time.Duration
+
+	// Probation: the predecessor stays so long able to take back, after the successor accepts. 1 s.
+	Probation time.Duration
+
+	// Answer: until an abort or a release is answered, or a death is told. 2 s.
+	Answer time.Duration
+}
+
+func orDefault(d, otherwise time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return otherwise
+}
+
+func (d Deadlines) withDefaults() Deadlines {
+	return Deadlines{
+		Hello:     orDefault(d.Hello, 5*time.Second),
+		Offer:     orDefault(d.Offer, 30*time.Second),
+		Rehearse:  orDefault(d.Rehearse, time.Minute),
+		MaxPause:  orDefault(d.MaxPause, 100*time.Millisecond),
+		Commit:    orDefault(d.Commit, 5*time.Second),
+		Probation: orDefault(d.Probation, time.Second),
+		Answer:    orDefault(d.Answer, 2*time.Second),
+	}
+}
+
+// ofPredecessor is how long the predecessor waits in a step; 0 is for ever.
+func (d Deadlines) ofPredecessor(s step) time.Duration {
+	switch s {
+	case stepHello:
+		return d.Hello
+	case stepOffer:
+		return d.Offer
+	case stepAdopted:
+		return d.Rehearse
+	case stepReady:
+		return d.MaxPause
+	case stepCommit:
+		return d.Commit
+	}
+	return 0
+}
+
+// ofSuccessor is how long the successor waits in a step; 0 is for ever.
+func (d Deadlines) ofSuccessor(s step) time.Duration {
+	switch s {
+	case stepHello:
+		return d.Hello
+	case stepOffer:
+		return d.Offer
+	case stepReady:
+		return d.Commit
+	case stepAborting, stepKilling, stepProbation:
+		return d.Answer // in probation it counts from a release on
+	}
+	return 0
+}

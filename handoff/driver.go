@@ -1,0 +1,301 @@
+package handoff
+
+import (
+	"context"
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/credentials"
+	"github.com/fdkit/fdkit/scm"
+)
+
+// machine is what predecessor and successor have in common.
+type machine interface {
+	handle(event) []task
+	step() step
+}
+
+func (p *predecessor) step() step { return p.at }
+func (s *successor) step() step   { return s.at }
+
+// side is what one side of a handoff does when its machine says so. All but the driver's own calls
+// come from one goroutine, run's.
+type side interface {
+	// content handles what a frame says. An error ends the handoff.
+	content(f *frame) error
+
+	// perform does a task other than send and kill.
+	perform(taskKind)
+
+	// reached is called when the machine has come to a step.
+	reached(step)
+
+	// wait is the deadline of a step; 0 is for ever.
+	wait(step) time.Duration
+
+	// payload is what a signal carries.
+	payload(signal) []byte
+}
+
+// A driver runs one machine over a connection: it has the socket, the timer, and the pidfd of the
+// other side, and reports what happens in an order that a machine can rely on.
+type driver struct {
+	channel *channel
+	machine machine
+	side    side
+	peer    credentials.Sender
+
+	frames   chan arrival
+	requests chan request
+	reason   error // the first thing that went wrong, for a person; of run's goroutine until over
+	over     chan struct{}
+}
+
+// request is an event of the program, and the error that made it, if one did.
+type request struct {
+	kind eventKind
+	err  error
+}
+
+// arrival is what the reader reports: a frame, the end, or that the channel is empty.
+type arrival struct {
+	frame frame
+	err   error
+	empty bool
+}
+
+func newDriver(c *scm.Conn) *driver {
+	return &driver{
+		channel:  newChannel(c),
+		frames:   make(chan arrival),
+		requests: make(chan request),
+		over:     make(chan struct{}),
+	}
+}
+
+// tell reports an event of the program, unless the handoff is over.
+func (d *driver) tell(kind eventKind, err error) {
+	select {
+	case d.requests <- request{kind, err}:
+	case <-d.over:
+	}
+}
+
+// through reports that this side is through with its part of a step, or why it cannot be.
+func (d *driver) through(err error) {
+	if err != nil {
+		d.tell(evGiveUp, err)
+		return
+	}
+	d.tell(evLocal, nil)
+}
+
+// run drives the machine until it is over, and closes the connection and the other side's pidfd.
+func (d *driver) run() {
+	ctx, cancel := context.WithCancel(context.Background())
+	reading := make(chan struct{})
+	go func() {
+		defer close(reading)
+		d.readAll()
+	}()
+	exit := make(chan struct{})
+	waiting := make(chan struct{})
+	go func() {
+		defer close(waiting)
+		if d.peer.Process.Wait(ctx) == nil {
+			close(exit)
+		}
+	}()
+	d.loop(exit)
+	close(d.over)
+	cancel()
+	_ = d.channel.conn.Close()
+	<-reading
+	<-waiting
+	d.channel.close()
+	_ = d.peer.Close()
+}
+
+// readAll reports frames until the end. Told by a deadline in the past, it reports whether the
+// channel is empty: after a SIGSTOP and SIGCONT a timer may be seen before what has long been
+// waiting to be read.
+func (d *driver) readAll() {
+	for {
+		f, err := d.channel.read()
+		var a arrival
+		switch {
+		case err == nil:
+			a.frame = f
+		case errors.Is(err, os.ErrDeadlineExceeded):
+			_ = d.channel.conn.SetReadDeadline(time.Time{})
+			if readable(d.channel.conn) {
+				continue
+			}
+			a.empty = true
+		default:
+			a.err = err
+		}
+		select {
+		case d.frames <- a:
+		case <-d.over:
+			_ = f.files.Close()
+			return
+		}
+		if a.err != nil {
+			return
+		}
+	}
+}
+
+// loop is the heart of run. It reports an exit or a timeout only when the channel has been read to its
+// end, or is empty.
+func (d *driver) loop(exit <-chan struct{}) {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	armed := stepCount
+	var exited, ended, due, asked bool
+	for d.machine.step() != stepOver {
+		if at := d.machine.step(); at != armed {
+			armed, due = at, false
+			d.side.reached(at)
+			timer.Stop()
+			if wait := d.side.wait(at); wait > 0 {
+				timer.Reset(wait)
+			}
+		}
+		// What waits to be told is told when nothing older can be in the channel.
+		if (exited || due) && !ended && !asked {
+			asked = true
+			_ = d.channel.conn.SetReadDeadline(time.Unix(1, 0))
+		}
+		if ended && exited {
+			d.handle(event{kind: evExit})
+			exited = false
+			continue
+		}
+		if ended && due {
+			due = false
+			d.late(&exited, exit)
+			continue
+		}
+		select {
+		case a := <-d.frames:
+			switch {
+			case a.empty:
+				asked = false
+				switch {
+				case exited: // its socket is somebody else's too, or it would have ended
+					ended = true
+				case due:
+					due = false
+					d.late(&exited, exit)
+				}
+			case a.err != nil:
+				ended = true
+				if a.err != io.EOF && !errors.Is(a.err, scm.ErrPeerGone) {
+					d.fail(a.err)
+				}
+				d.handle(event{kind: evEnd})
+				timer.Reset(deathNotice) // a death follows its last close(2) at once
+			default:
+				d.received(&a.frame)
+			}
+		case <-exit:
+			exited, exit = true, nil
+		case <-timer.C:
+			due = true
+		case r := <-d.requests:
+			if r.err != nil {
+				d.fail(r.err)
+			}
+			d.handle(event{kind: r.kind})
+			if r.kind == evRelease {
+				armed = stepCount // its answer has a deadline
+			}
+		}
+	}
+}
+
+// deathNotice is how long after the end of the channel the death of the other side may be told.
+const deathNotice = 500 * time.Millisecond
+
+// late reports a timeout, if the other side lives.
+func (d *driver) late(exited *bool, exit <-chan struct{}) {
+	if !d.peer.Process.Alive() {
+		*exited = true
+		return
+	}
+	d.handle(event{kind: evTimeout})
+}
+
+// received handles a frame: its content first, then its signal.
+func (d *driver) received(f *frame) {
+	defer f.files.Close()
+	if f.kind == 0 || f.kind >= frameTypes {
+		return // of a later version
+	}
+	if err := d.side.content(f); err != nil {
+		d.fail(err)
+		d.handle(event{kind: evGiveUp})
+		return
+	}
+	if s := signals[f.kind]; s != sigNone {
+		d.handle(event{evSignal, s})
+	}
+}
+
+// fail remembers why.
+func (d *driver) fail(err error) {
+	if d.reason == nil && err != nil {
+		d.reason = err
+	}
+}
+
+// handle lets the machine decide and does what it says.
+func (d *driver) handle(e event) {
+	for _, t := range d.machine.handle(e) {
+		switch t.do {
+		case doSend:
+			d.send(t.signal)
+		case doKill:
+			if err := d.peer.Process.Signal(syscall.SIGKILL); err != nil && !errors.Is(err, os.ErrProcessDone) {
+				d.fail(err)
+				d.handle(event{kind: evKillFailed})
+			}
+		default:
+			d.side.perform(t.do)
+		}
+	}
+}
+
+// send sends a signal. A peer that does not read is found out by the deadline of the step; one that
+// is gone by the end of the channel.
+func (d *driver) send(s signal) {
+	b := newFrame(frameOf(s), 0, d.side.payload(s))
+	_ = d.channel.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	if err := d.channel.conn.Send(b); err != nil && !errors.Is(err, scm.ErrPeerGone) && !errors.Is(err, net.ErrClosed) {
+		d.fail(errors.WithMessagef(err, "handoff: send %v", s))
+	}
+	_ = d.channel.conn.SetWriteDeadline(time.Time{})
+}
+
+// authenticate makes sure who is at the other end and pins it.
+func authenticate(ctx context.Context, c *scm.Conn, policy credentials.Policy) (credentials.Sender, error) {
+	peer, err := credentials.Exchange(ctx, c)
+	if err != nil {
+		return credentials.Sender{}, err
+	}
+	if err = policy.CheckSender(&peer); err == nil && peer.Process == nil {
+		err = ErrUnpinned
+	}
+	if err != nil {
+		_ = peer.Close()
+		return credentials.Sender{}, err
+	}
+	return peer, nil
+}

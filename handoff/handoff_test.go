@@ -1,0 +1,244 @@
+package handoff
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/fdkit/fdkit/internal/testutil"
+	"github.com/fdkit/fdkit/scm"
+	"github.com/fdkit/fdkit/socketpair"
+)
+
+func TestMain(m *testing.M) { testutil.Main(m) }
+
+func pair(t testing.TB, style socketpair.Style) (p, s *scm.Conn) {
+	t.Helper()
+	p, s, err := scm.Pair(style)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p, s
+}
+
+func eachStyle(t *testing.T, test func(t *testing.T, style socketpair.Style)) {
+	for _, style := range []socketpair.Style{socketpair.Stream, socketpair.SeqPacket} {
+		t.Run(style.String(), func(t *testing.T) {
+			testutil.NoLeaks(t)
+			test(t, style)
+		})
+	}
+}
+
+func tcp(t testing.TB) *net.TCPListener {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	return ln.(*net.TCPListener)
+}
+
+func TestHandoff(t *testing.T) {
+	eachStyle(t, func(t *testing.T, style socketpair.Style) {
+		ctx := t.Context()
+		p, s := pair(t, style)
+		ln := tcp(t)
+		done := make(chan error, 1)
+		state := make([]byte, 200_000)
+		state[199_999] = 7
+		go func() {
+			done <- Offer(ctx, p, Offering{
+				Name: "web", Generation: 3,
+				Items: []Item{{Name: "http", Kind: Listener, Conn: ln, Backlog: 12, Meta: []byte("meta")}},
+				Pause: func(context.Context) ([]byte, error) { return state, nil },
+				Resume: func() {
+					t.Error("resumed")
+				},
+				Deadlines: Deadlines{Probation: time.Millisecond},
+			})
+		}()
+		to, err := Take(ctx, s, Wish{Name: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer to.Close()
+		if len(to.Items) != 1 || to.Items[0].Name != "http" || to.Items[0].Backlog != 12 || string(to.Items[0].Meta) != "meta" || to.Generation != 3 {
+			t.Errorf("%+v", to)
+		}
+		got, err := to.Items[0].TakeListener()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer got.Close()
+		if got.Addr().String() != ln.Addr().String() {
+			t.Error("another listener")
+		}
+		if err := to.Ready(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if b := to.State(); len(b) != len(state) || b[199_999] != 7 {
+			t.Errorf("%d bytes of state", len(b))
+		}
+		to.Serving()
+		if err := to.Wait(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestHandoffOfMany(t *testing.T) {
+	eachStyle(t, func(t *testing.T, style socketpair.Style) {
+		ctx := t.Context()
+		p, s := pair(t, style)
+		ln := tcp(t)
+		items := make([]Item, 5000)
+		for i := range items {
+			items[i] = Item{Name: fmt.Sprint("item ", i), Kind: File, Conn: ln, Meta: []byte(fmt.Sprint(i))}
+		}
+		done := make(chan error, 1)
+		go func() {
+			done <- Offer(ctx, p, Offering{Name: "web", Items: items, Deadlines: Deadlines{Probation: time.Millisecond}})
+		}()
+		to, err := Take(ctx, s, Wish{Name: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i, it := range to.Items {
+			if it.Name != items[i].Name || string(it.Meta) != fmt.Sprint(i) {
+				t.Fatalf("item %d is %q", i, it.Name)
+			}
+		}
+		to.Close()
+		if err := to.Ready(ctx); err != nil {
+			t.Fatal(err)
+		}
+		to.Serving()
+		if err := errors.Join(to.Wait(ctx), <-done); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func TestAbort(t *testing.T) {
+	eachStyle(t, func(t *testing.T, style socketpair.Style) {
+		ctx := t.Context()
+		p, s := pair(t, style)
+		done := make(chan error, 1)
+		go func() {
+			done <- Offer(ctx, p, Offering{Name: "web", Items: []Item{{Name: "x", Kind: Listener, Conn: tcp(t)}}})
+		}()
+		to, err := Take(ctx, s, Wish{Name: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		to.Abort(errors.New("the configuration is bad"))
+		if err := to.Ready(ctx); !errors.Is(err, ErrKept) {
+			t.Errorf("ready after abort: %v", err)
+		}
+		if err := <-done; !errors.Is(err, ErrKept) || err.Error() != `handoff: the predecessor keeps serving: the other side says: "the configuration is bad"` {
+			t.Errorf("offer: %v", err)
+		}
+	})
+}
+
+func TestRefusals(t *testing.T) {
+	eachStyle(t, func(t *testing.T, style socketpair.Style) {
+		ctx := t.Context()
+		p, s := pair(t, style)
+		done := make(chan error, 1)
+		go func() { done <- Offer(ctx, p, Offering{Name: "web"}) }()
+		_, err := Take(ctx, s, Wish{Name: "mail"})
+		if perr := <-done; !errors.Is(perr, ErrKept) || !errors.Is(err, ErrKept) || !(errors.Is(err, ErrName) || errors.Is(perr, ErrName)) {
+			t.Errorf("another name: %v; %v", perr, err)
+		}
+
+		p, s = pair(t, style)
+		go func() {
+			done <- Offer(ctx, p, Offering{Name: "web", Items: []Item{{Name: "x", Kind: PacketConn, Conn: tcp(t)}}})
+		}()
+		_, err = Take(ctx, s, Wish{Name: "web"})
+		if perr := <-done; !errors.Is(perr, ErrKept) || !errors.Is(err, ErrItem) {
+			t.Errorf("a listener as a packet conn: %v; %v", perr, err)
+		}
+	})
+}
+
+// A pause that fails or takes too long leaves the predecessor serving.
+func TestPauseFails(t *testing.T) {
+	for name, pause := range map[string]func(context.Context) ([]byte, error){
+		"error":    func(context.Context) ([]byte, error) { return nil, errors.New("no") },
+		"too long": func(ctx context.Context) ([]byte, error) { <-ctx.Done(); return nil, ctx.Err() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			testutil.NoLeaks(t)
+			ctx := t.Context()
+			p, s := pair(t, socketpair.SeqPacket)
+			resumed := false
+			done := make(chan error, 1)
+			go func() {
+				done <- Offer(ctx, p, Offering{Name: "web", Pause: pause, Resume: func() { resumed = true }})
+			}()
+			to, err := Take(ctx, s, Wish{Name: "web"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := to.Ready(ctx); !errors.Is(err, ErrKept) {
+				t.Errorf("ready: %v", err)
+			}
+			if err := <-done; !errors.Is(err, ErrKept) || !resumed {
+				t.Errorf("offer: %v, resumed: %v", err, resumed)
+			}
+		})
+	}
+}
+
+func TestRelease(t *testing.T) {
+	eachStyle(t, func(t *testing.T, style socketpair.Style) {
+		ctx := t.Context()
+		p, s := pair(t, style)
+		done := make(chan error, 1)
+		go func() { done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Hour}}) }()
+		to, err := Take(ctx, s, Wish{Name: "web"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := to.Ready(ctx); err != nil {
+			t.Fatal(err)
+		}
+		to.Serving()
+		if err := to.Release(ctx); err != nil {
+			t.Error(err)
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// The end of a channel is not a death: a peer that closes it and lives owns nothing, and loses nothing.
+func TestGiveUp(t *testing.T) {
+	testutil.NoLeaks(t)
+	p, s := pair(t, socketpair.SeqPacket)
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan error, 1)
+	go func() { done <- Offer(ctx, p, Offering{Name: "web"}) }()
+	to, err := Take(t.Context(), s, Wish{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	if err := <-done; !errors.Is(err, ErrKept) || !errors.Is(err, context.Canceled) {
+		t.Errorf("offer: %v", err)
+	}
+	if err := to.Ready(t.Context()); !errors.Is(err, ErrKept) {
+		t.Errorf("ready: %v", err)
+	}
+}

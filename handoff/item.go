@@ -1,0 +1,158 @@
+package handoff
+
+import (
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/scm"
+	"github.com/fdkit/fdkit/socketpair"
+)
+
+// A Kind says what an item is and what its receiver checks.
+type Kind uint8
+
+// The kinds of items.
+const (
+	Listener   Kind = 1 + iota // a listening socket
+	PacketConn                 // a datagram socket; it has one reader at any time
+	Connection                 // an established connection
+	File                       // anything else that is open
+	kinds
+)
+
+func (k Kind) String() string {
+	if k == 0 || k >= kinds {
+		return "unknown kind"
+	}
+	return [...]string{"listener", "packet conn", "connection", "file"}[k-1]
+}
+
+// An Item is one open file that moves to the successor. Its name is its identity: two sockets may
+// have one address, and port 0 is none.
+type Item struct {
+	Name string // up to 255 bytes, unique but for connections
+	Kind Kind
+
+	// Conn is the open file of an item that is offered. It is borrowed until Offer returns.
+	Conn syscall.Conn
+
+	Backlog int    // of a Unix listener, for the listen(2) of its new owner; 0 is the system's limit
+	Meta    []byte // what the program wants to say about it, up to 16 KiB
+	Unread  []byte // what was read from a connection and not yet used, up to 32 KiB
+
+	files *scm.Files // of an item that was received
+	index int
+}
+
+// append appends the item's records, without its descriptor.
+func (it *Item) append(b []byte) []byte {
+	var r []byte
+	r = appendString(r, tagName, it.Name)
+	r = appendBytes(r, tagKind, []byte{byte(it.Kind)})
+	if it.Backlog != 0 {
+		r = appendUint32(r, tagBacklog, uint32(it.Backlog))
+	}
+	if len(it.Meta) > 0 {
+		r = appendBytes(r, tagMeta, it.Meta)
+	}
+	if len(it.Unread) > 0 {
+		r = appendBytes(r, tagUnread, it.Unread)
+	}
+	return appendBytes(b, tagItem, r)
+}
+
+// parseItem reads an item's records.
+func parseItem(b []byte) (it Item, err error) {
+	err = records(b, func(t tag, v []byte) error {
+		switch t {
+		case tagName:
+			it.Name = string(v)
+		case tagKind:
+			if len(v) != 1 {
+				return errWire
+			}
+			it.Kind = Kind(v[0])
+		case tagBacklog:
+			n, err := uint32Of(v)
+			it.Backlog = int(n)
+			return err
+		case tagMeta:
+			it.Meta = append([]byte(nil), v...)
+		case tagUnread:
+			it.Unread = append([]byte(nil), v...)
+		}
+		return nil
+	})
+	if err != nil {
+		return Item{}, err
+	}
+	return it, it.check()
+}
+
+// check holds for what is sent and for what is received.
+func (it *Item) check() error {
+	switch {
+	case it.Name == "" || len(it.Name) > maxName:
+		return errors.WithMessagef(ErrItem, "a name of %d bytes", len(it.Name))
+	case it.Kind == 0 || it.Kind >= kinds:
+		return errors.WithMessagef(ErrItem, "%q is of unknown kind %d", it.Name, it.Kind)
+	case len(it.Meta) > maxMeta:
+		return errors.WithMessagef(ErrItem, "%q has %d bytes of metadata, %d are the limit", it.Name, len(it.Meta), maxMeta)
+	case len(it.Unread) > maxUnread:
+		return errors.WithMessagef(ErrItem, "%q has %d unread bytes, %d are the limit", it.Name, len(it.Unread), maxUnread)
+	case it.Backlog < 0 || it.Backlog > 1<<30:
+		return errors.WithMessagef(ErrItem, "%q has a backlog of %d", it.Name, it.Backlog)
+	}
+	return nil
+}
+
+// verify compares a received item with what its descriptor is.
+func (it *Item) verify() error {
+	info, err := it.files.Inspect(it.index)
+	if err != nil {
+		return errors.WithMessagef(err, "handoff: item %q", it.Name)
+	}
+	wrong := func(what string) error {
+		return errors.WithMessagef(ErrItem, "%q is offered as a %v and is %s", it.Name, it.Kind, what)
+	}
+	switch {
+	case it.Kind == File:
+		return nil
+	case info.Socket == nil:
+		return wrong("a " + string(info.Kind))
+	case it.Kind == Listener && !info.Socket.Listening:
+		return wrong("a socket that does not listen")
+	case it.Kind == Listener && info.Socket.ShutDown:
+		return wrong("a listener that was shut down")
+	case it.Kind == PacketConn && info.Socket.Style != socketpair.Datagram:
+		return wrong("a socket of " + info.Socket.Style.String())
+	case it.Kind == Connection && info.Socket.Listening:
+		return wrong("a listener")
+	}
+	return nil
+}
+
+// TakeListener gives the item to the caller as a listener, which does not unlink a path when it is
+// closed. This and the other Takes are for items that were received; their errors are those of
+// scm.Files, and after one the item is still there.
+func (it *Item) TakeListener() (net.Listener, error) { return it.files.TakeListener(it.index) }
+
+// TakeConn gives the item to the caller as a connection. Read Unread first.
+func (it *Item) TakeConn() (net.Conn, error) { return it.files.TakeConn(it.index) }
+
+// TakePacketConn gives the item to the caller as a packet socket.
+func (it *Item) TakePacketConn() (net.PacketConn, error) { return it.files.TakePacketConn(it.index) }
+
+// TakeFile gives the item to the caller as a file, nil if it was taken.
+func (it *Item) TakeFile() *os.File { return it.files.Take(it.index) }
+
+// Close closes the item's descriptor if nobody took it. Of an item that is offered it does nothing.
+func (it *Item) Close() error {
+	if f := it.TakeFile(); f != nil {
+		return f.Close()
+	}
+	return nil
+}

@@ -1,0 +1,254 @@
+package handoff
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/credentials"
+	"github.com/fdkit/fdkit/scm"
+)
+
+// An Offering is what the side that serves now offers, and what it does meanwhile.
+type Offering struct {
+	// Name is the service's. A successor that wants another is refused.
+	Name string
+
+	// Generation counts the processes of the service, for the successor's and the logs' sake.
+	Generation uint64
+
+	// Items are offered in this order.
+	Items []Item
+
+	// Pause stops accepting and reading, reversibly, and returns the state that is final now, which the
+	// successor gets with the commit. Until it returns nil the predecessor owns, so an error keeps it
+	// serving. From then on it must not accept, unless Resume is called. Nil pauses nothing.
+	Pause func(context.Context) (state []byte, err error)
+
+	// Resume accepts and reads again, after a pause or a commit that came to nothing. It is called once
+	// at most.
+	Resume func()
+
+	// Policy decides who may be the successor. The zero Policy is the same user or root.
+	Policy *credentials.Policy
+
+	Deadlines Deadlines
+}
+
+// Offer hands a service over to the process at the other end of c, as a transaction: it returns nil
+// when the successor serves and this process has given up its right to take the service back. With an
+// error this process serves, as before or again: [ErrKept] and [ErrTookBack] tell which, and what was
+// wrong is there for errors.Is too.
+//
+// It takes c over and closes it; c is a stream or SOCK_SEQPACKET, either end of a pair or a connection,
+// and nothing else may have been sent or received on it but by the other side's [Take]. It borrows
+// the items. It blocks for the whole of the handoff; when ctx is done before the commit, the
+// handoff is given up. After the commit only the successor's word or its death ends it.
+func Offer(ctx context.Context, c *scm.Conn, o Offering) error {
+	for i := range o.Items {
+		if err := o.Items[i].check(); err != nil {
+			_ = c.Close()
+			return because(ErrKept, err)
+		}
+	}
+	wait := o.Deadlines.withDefaults()
+	peer, err := begin(ctx, c, o.Policy, wait.Hello)
+	if err != nil {
+		return because(ErrKept, err)
+	}
+	m := new(predecessor)
+	d := newDriver(c)
+	d.machine, d.peer = m, peer
+	working, cancel := context.WithCancel(ctx)
+	defer cancel()
+	p := &offering{Offering: o, ctx: working, driver: d, deadlines: wait, acks: make(chan int, 1)}
+	d.side = p
+	stop := context.AfterFunc(ctx, func() { d.tell(evGiveUp, ctx.Err()) })
+	defer stop()
+	d.send(sigHello)
+	d.run()
+	cancel()
+	p.work.Wait()
+	switch m.out {
+	case outDone:
+		return nil
+	case outTookBack:
+		return because(ErrTookBack, d.reason)
+	}
+	return because(ErrKept, d.reason)
+}
+
+// because joins how a handoff ended and why.
+func because(how, why error) error {
+	if why == nil {
+		return how
+	}
+	return &ended{how, why}
+}
+
+type ended struct{ how, why error }
+
+func (e *ended) Error() string   { return e.how.Error() + ": " + e.why.Error() }
+func (e *ended) Unwrap() []error { return []error{e.how, e.why} }
+
+// begin makes sure who is at the other end. After an error c is closed.
+func begin(ctx context.Context, c *scm.Conn, policy *credentials.Policy, limit time.Duration) (credentials.Sender, error) {
+	p := credentials.AnyOf(credentials.SameUser(), credentials.Root())
+	if policy != nil {
+		p = *policy
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	peer, err := authenticate(ctx, c, p)
+	if err != nil {
+		_ = c.Close()
+	}
+	return peer, err
+}
+
+// offering is the predecessor's side.
+type offering struct {
+	Offering
+	ctx       context.Context
+	driver    *driver
+	deadlines Deadlines
+	acks      chan int
+	work      sync.WaitGroup
+	probation *time.Timer
+}
+
+func (p *offering) reached(step) {}
+
+func (p *offering) wait(s step) time.Duration { return p.deadlines.ofPredecessor(s) }
+
+func (p *offering) payload(s signal) []byte {
+	switch s {
+	case sigHello:
+		return hello(p.Name, p.Generation)
+	case sigAbort, sigAborted:
+		return abort(p.driver.reason)
+	}
+	return nil
+}
+
+func (p *offering) content(f *frame) error {
+	switch f.kind {
+	case frameHello:
+		if _, err := parseHello(f.payload, p.Name); err != nil {
+			return err
+		}
+		if p.driver.machine.step() != stepHello {
+			return errors.WithMessage(ErrProtocol, "a second hello")
+		}
+		p.work.Go(func() { p.driver.through(errors.WithMessage(p.sendItems(), "handoff: send the items")) })
+	case frameAck:
+		n, err := countOf(f.payload)
+		if err != nil {
+			return err
+		}
+		select {
+		case <-p.acks: // an older one
+		default:
+		}
+		p.acks <- n
+	case frameServing:
+		if p.probation != nil {
+			return nil
+		}
+		p.probation = time.AfterFunc(p.deadlines.Probation, func() { p.driver.tell(evLocal, nil) })
+	case frameAbort:
+		p.driver.fail(parseAbort(f.payload))
+	}
+	return nil
+}
+
+// perform runs in the driver's goroutine.
+func (p *offering) perform(k taskKind) {
+	switch k {
+	case doPause:
+		p.work.Go(func() { p.driver.through(p.pause()) })
+	case doResume:
+		if p.Resume != nil {
+			p.Resume()
+		}
+	case doFinish:
+		if p.probation != nil {
+			p.probation.Stop()
+		}
+	}
+}
+
+func (p *offering) pause() error {
+	if p.Pause == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(p.ctx, p.deadlines.MaxPause)
+	defer cancel()
+	state, err := p.Pause(ctx)
+	if err != nil {
+		return errors.WithMessage(err, "handoff: pause")
+	}
+	if len(state) > maxState {
+		return errors.WithMessagef(ErrItem, "the state has %d bytes, %d are the limit", len(state), maxState)
+	}
+	for chunk := range slices.Chunk(state, maxPayload-16) {
+		if err := p.driver.channel.conn.Send(newFrame(frameState, 0, appendBytes(nil, tagData, chunk))); err != nil {
+			return errors.WithMessage(err, "handoff: send the state")
+		}
+	}
+	return nil
+}
+
+// unacknowledged is how many items may be on their way: for an ordinary user the kernel bounds the
+// descriptors in flight, and the other side's table may be small.
+const unacknowledged = 2 * itemsPerFrame
+
+// sendItems sends the count first, so that the successor can grow its table once, and then as many
+// items in a frame as fit.
+func (p *offering) sendItems() error {
+	conn := p.driver.channel.conn
+	count := len(p.Items)
+	if err := conn.Send(newFrame(frameManifest, 0, appendUint32(nil, tagCount, uint32(count)))); err != nil {
+		return err
+	}
+	for sent, acked := 0, 0; acked < count; {
+		if sent < count && sent-acked < unacknowledged {
+			n, payload, files := p.nextItems(sent)
+			err := conn.Send(newFrame(frameItems, len(files), payload), files...)
+			if err == nil {
+				sent += n
+				continue
+			}
+			if !errors.Is(err, scm.ErrInFlight) || sent == acked {
+				return err
+			}
+		}
+		select {
+		case n := <-p.acks:
+			if n < acked || n > sent {
+				return errors.WithMessagef(ErrProtocol, "%d items acknowledged, %d were sent", n, sent)
+			}
+			acked = n
+		case <-p.driver.over:
+			return nil
+		}
+	}
+	return nil
+}
+
+// nextItems makes the payload of one frame, from item first on.
+func (p *offering) nextItems(first int) (n int, payload []byte, files []syscall.Conn) {
+	for _, it := range p.Items[first:] {
+		b := it.append(payload)
+		if n > 0 && len(b) > maxPayload || n == itemsPerFrame {
+			break
+		}
+		payload, files = b, append(files, it.Conn)
+		n++
+	}
+	return n, payload, files
+}

@@ -1,0 +1,301 @@
+package handoff
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/credentials"
+	"github.com/fdkit/fdkit/internal/sysfd"
+	"github.com/fdkit/fdkit/scm"
+)
+
+// A Wish is what the side that wants to serve asks for.
+type Wish struct {
+	// Name is the service's, the same as the Offering's.
+	Name string
+
+	// Policy decides who may be the predecessor. Nil is the same user or root.
+	Policy *credentials.Policy
+
+	// Force kills a predecessor that has handed over everything and does not answer any more, and
+	// serves. What it was just doing is lost with it.
+	Force bool
+
+	Deadlines Deadlines
+}
+
+// A Takeover is a handoff from the successor's side, between [Take] and its end.
+type Takeover struct {
+	// Items are what the predecessor offered, in its order. They are the caller's; Close closes those
+	// that nobody took.
+	Items []Item
+
+	// Generation is the predecessor's.
+	Generation uint64
+
+	driver    *driver
+	machine   *successor
+	deadlines Deadlines
+	name      string
+
+	count    int
+	offered  bool
+	state    []byte
+	complete bool // the state is: the commit came
+
+	adopted chan struct{} // closed when everything has arrived
+	owned   chan struct{} // closed when this process owns
+	once    sync.Once
+}
+
+// Take asks the process at the other end of c, which calls [Offer], for its service. It returns when
+// everything has arrived and is what it should be; the predecessor goes on serving. The caller
+// prepares itself with the Items, says [Takeover.Ready], and may accept when that returns.
+//
+// It takes c over. After an error there is nothing to close: [ErrPredecessorGone] if the
+// predecessor died, and the caller may begin afresh; [ErrPredecessorHung] if it lives and does not
+// answer; else [ErrKept] with the reason, and the predecessor serves.
+func Take(ctx context.Context, c *scm.Conn, w Wish) (*Takeover, error) {
+	wait := w.Deadlines.withDefaults()
+	peer, err := begin(ctx, c, w.Policy, wait.Hello)
+	switch {
+	case errors.Is(err, credentials.ErrPeerGone):
+		return nil, because(ErrPredecessorGone, err)
+	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
+		return nil, because(ErrPredecessorHung, err)
+	case err != nil:
+		return nil, because(ErrKept, err)
+	}
+	m := &successor{force: w.Force}
+	d := newDriver(c)
+	t := &Takeover{
+		driver: d, machine: m, deadlines: wait, name: w.Name, count: -1,
+		adopted: make(chan struct{}), owned: make(chan struct{}),
+	}
+	d.machine, d.peer, d.side = m, peer, t
+	d.send(sigHello)
+	go d.run()
+	stop := context.AfterFunc(ctx, func() { d.tell(evGiveUp, ctx.Err()) })
+	defer stop()
+	select {
+	case <-t.adopted:
+		return t, nil
+	case <-d.over:
+	}
+	select {
+	case <-t.adopted: // and then the predecessor died
+		return t, nil
+	default:
+		return nil, t.lost()
+	}
+}
+
+// Ready says that this process can serve, and waits for the predecessor's "yours". It returns nil when
+// this process owns: it must accept from now on, and say so with [Takeover.Serving]. [ErrStateLost]
+// means the same but for the state, because the predecessor died in the middle; with any other
+// error this process never will own, its Items are closed, and the predecessor serves: [ErrKept],
+// [ErrPredecessorHung]. When ctx is done the handoff is given up, if it still can be.
+func (t *Takeover) Ready(ctx context.Context) error {
+	t.driver.tell(evLocal, nil)
+	stop := context.AfterFunc(ctx, func() { t.driver.tell(evGiveUp, ctx.Err()) })
+	defer stop()
+	select {
+	case <-t.owned:
+	case <-t.driver.over:
+		select {
+		case <-t.owned:
+		default:
+			return t.lost()
+		}
+	}
+	if !t.complete {
+		return ErrStateLost
+	}
+	return nil
+}
+
+// State returns what the predecessor's Pause returned. It is complete when Ready has returned nil.
+func (t *Takeover) State() []byte { return t.state }
+
+// Serving says that this process accepts on everything that it has claimed. Until the predecessor
+// hears it, it waits to take the service back.
+func (t *Takeover) Serving() { t.driver.tell(evLocal, nil) }
+
+// Release asks the predecessor to give up its right to take back, before the end of its probation,
+// because this process is about to hand on or to stop. It returns nil when the predecessor has, or is
+// dead, and waits for that until ctx is done or the predecessor's answer is overdue
+// ([ErrPredecessorHung]).
+func (t *Takeover) Release(ctx context.Context) error {
+	t.driver.tell(evRelease, nil)
+	return t.Wait(ctx)
+}
+
+// Wait returns nil when nobody can take the service back from this process any more.
+func (t *Takeover) Wait(ctx context.Context) error {
+	select {
+	case <-t.driver.over:
+		switch t.machine.out {
+		case outDone, outAlone:
+			return nil
+		}
+		return t.lost()
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// Abort gives the handoff up, before Ready or during it, with a reason for the predecessor's log, and
+// returns when the predecessor knows, or does not answer. The Items are closed.
+func (t *Takeover) Abort(reason error) {
+	t.driver.tell(evGiveUp, reason)
+	select {
+	case <-t.owned: // too late
+	case <-t.driver.over:
+	}
+}
+
+// Close closes the Items that nobody took. It does not end the handoff.
+func (t *Takeover) Close() error {
+	for i := range t.Items {
+		_ = t.Items[i].Close()
+	}
+	return nil
+}
+
+// lost says how the handoff ended for a side that does not own. The driver is over.
+func (t *Takeover) lost() error {
+	switch t.machine.out {
+	case outFresh:
+		return because(ErrPredecessorGone, t.driver.reason)
+	case outStuck:
+		return because(ErrPredecessorHung, t.driver.reason)
+	}
+	return because(ErrKept, t.driver.reason)
+}
+
+func (t *Takeover) reached(s step) {
+	if s == stepAdopted {
+		close(t.adopted)
+	}
+}
+
+func (t *Takeover) wait(s step) time.Duration {
+	if s == stepProbation && !t.machine.released {
+		return 0
+	}
+	return t.deadlines.ofSuccessor(s)
+}
+
+func (t *Takeover) payload(s signal) []byte {
+	switch s {
+	case sigHello:
+		return hello(t.name, 0)
+	case sigAbort:
+		return abort(t.driver.reason)
+	}
+	return nil
+}
+
+func (t *Takeover) content(f *frame) (err error) {
+	switch f.kind {
+	case frameHello:
+		t.Generation, err = parseHello(f.payload, t.name)
+	case frameManifest:
+		if t.count >= 0 || t.machine.at != stepOffer {
+			return errors.WithMessage(ErrProtocol, "a second manifest")
+		}
+		if t.count, err = countOf(f.payload); err == nil {
+			err = sysfd.Grow(t.count)
+		}
+	case frameItems:
+		return t.receiveItems(f)
+	case frameOffered:
+		if len(t.Items) != t.count {
+			return errors.WithMessagef(ErrProtocol, "%d items came, %d were announced", len(t.Items), t.count)
+		}
+		if err := t.verify(); err != nil {
+			return err
+		}
+		go t.driver.through(nil)
+	case frameState:
+		return records(f.payload, func(tag tag, v []byte) error {
+			if tag != tagData {
+				return nil
+			}
+			if len(t.state)+len(v) > maxState {
+				return errors.WithMessagef(ErrProtocol, "more than %d bytes of state", maxState)
+			}
+			t.state = append(t.state, v...)
+			return nil
+		})
+	case frameCommit:
+		t.complete = true
+	case frameAbort, frameAborted:
+		t.driver.fail(parseAbort(f.payload))
+	}
+	return err
+}
+
+// receiveItems takes the items of a frame, in the order of its descriptors.
+func (t *Takeover) receiveItems(f *frame) error {
+	if t.machine.at != stepOffer {
+		return errors.WithMessage(ErrProtocol, "items at the wrong time")
+	}
+	files := f.files // a copy that shares what is taken
+	index := 0
+	err := records(f.payload, func(tag tag, v []byte) error {
+		if tag != tagItem {
+			return nil
+		}
+		it, err := parseItem(v)
+		switch {
+		case err != nil:
+			return err
+		case index >= files.Len():
+			return errors.WithMessagef(ErrProtocol, "item %q has no descriptor", it.Name)
+		case len(t.Items) >= t.count:
+			return errors.WithMessagef(ErrProtocol, "more than the %d items that were announced", max(t.count, 0))
+		}
+		it.files, it.index = &files, index
+		index++
+		t.Items = append(t.Items, it)
+		return nil
+	})
+	if err == nil && index != files.Len() {
+		err = errors.WithMessagef(ErrProtocol, "%d descriptors for %d items", files.Len(), index)
+	}
+	if err != nil {
+		return err
+	}
+	f.files = scm.Files{} // they are the items' now
+	return t.driver.channel.conn.Send(newFrame(frameAck, 0, appendUint32(nil, tagCount, uint32(len(t.Items)))))
+}
+
+// verify checks what arrived.
+func (t *Takeover) verify() error {
+	names := make(map[string]bool, len(t.Items))
+	for i := range t.Items {
+		it := &t.Items[i]
+		if it.Kind != Connection && names[it.Name] {
+			return errors.WithMessagef(ErrItem, "two items are called %q", it.Name)
+		}
+		names[it.Name] = true
+		if err := it.verify(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// perform runs in the driver's goroutine.
+func (t *Takeover) perform(k taskKind) {
+	switch k {
+	case doOwn:
+		t.once.Do(func() { close(t.owned) })
+	case doDisown:
+		_ = t.Close()
+	}
+}
