@@ -9,10 +9,6 @@ import (
 	"github.com/pkg/errors"
 )
 
-// exchangeMessage is what either end sends, once, with explicit SCM_CREDENTIALS. One packet, or 16
-// bytes of a stream.
-const exchangeMessage = "fdkit identity 1"
-
 // Exchange proves to each end of a connected AF_UNIX socket who the other end is now. Both call it,
 // in any order, at any time before they send anything else; each sends one message of 16 bytes that
 // the kernel stamps with the writer's pid and real ids, and receives the other's. It tells the

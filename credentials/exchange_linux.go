@@ -14,6 +14,10 @@ import (
 	"github.com/fdkit/fdkit/internal/sysfd"
 )
 
+// exchangeMessage is what either end sends, once, with explicit SCM_CREDENTIALS. One packet, or 16
+// bytes of a stream.
+const exchangeMessage = "fdkit identity 1"
+
 func exchange(ctx context.Context, c syscall.Conn) (Sender, error) {
 	raw, err := c.SyscallConn()
 	if err != nil {

@@ -607,6 +607,7 @@ func TestExchangeWithWhoChangesIds(t *testing.T) {
 func TestExchangeAcrossPidNamespaces(t *testing.T) {
 	for _, style := range styles {
 		t.Run(style.String(), func(t *testing.T) {
+			needNamespaces(t)
 			testutil.NoLeaks(t)
 			child, conn := startWith(t, isolate(peer.Command(t), unix.CLONE_NEWPID), style)
 			child.tell("exchange")
@@ -629,6 +630,7 @@ func TestExchangeAcrossUserNamespaces(t *testing.T) {
 	testutil.NeedRoot(t)
 	for _, order := range orders[1:] {
 		t.Run(order, func(t *testing.T) {
+			needNamespaces(t)
 			testutil.NoLeaks(t)
 			cmd := isolate(peer.Command(t), unix.CLONE_NEWUSER)
 			cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 4300, HostID: 4300, Size: 1}}
@@ -665,6 +667,7 @@ func TestExchangeAcrossUserNamespaces(t *testing.T) {
 
 // Users that the namespace has numbers for are recognised in it.
 func TestExchangeInUserNamespaceWithOwnNumber(t *testing.T) {
+	needNamespaces(t)
 	testutil.NoLeaks(t)
 	cmd := isolate(peer.Command(t), unix.CLONE_NEWUSER)
 	cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{ContainerID: 77, HostID: os.Getuid(), Size: 1}}

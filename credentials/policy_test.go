@@ -127,6 +127,7 @@ func TestPolicyOfNobody(t *testing.T) {
 
 // A user namespace can have a number for every user and not for every group.
 func TestPolicyOfGroupWithoutNumber(t *testing.T) {
+	needNamespaces(t)
 	testutil.NoLeaks(t)
 	testutil.NeedRoot(t)
 	all := uint64(^uint32(0))

@@ -11,6 +11,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/fdkit/fdkit/credentials"
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/scm"
 )
 
@@ -133,7 +134,7 @@ func (d *driver) readAll() {
 			a.frame = f
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			_ = d.channel.conn.SetReadDeadline(time.Time{})
-			if readable(d.channel.conn) {
+			if sysfd.Readable(d.channel.conn) {
 				continue
 			}
 			a.empty = true

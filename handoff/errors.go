@@ -22,18 +22,18 @@ var (
 	ErrStateLost = errors.New("handoff: the predecessor's final state was lost")
 
 	// ErrVersion: the other side speaks other versions of the protocol.
-	ErrVersion = errors.New("handoff: no common version of the protocol")
+	ErrVersion = errors.New("no common version of the protocol")
 
 	// ErrName: the other side is another service.
-	ErrName = errors.New("handoff: another service")
+	ErrName = errors.New("another service")
 
 	// ErrProtocol: the other side broke a rule of the protocol or a limit.
-	ErrProtocol = errors.New("handoff: the other side breaks the protocol")
+	ErrProtocol = errors.New("the other side breaks the protocol")
 
 	// ErrUnpinned: the other side cannot be pinned by a pidfd (before Linux 6.5, or in a pid namespace
 	// that is not visible here), so nobody could tell its death from its silence.
-	ErrUnpinned = errors.New("handoff: the other side cannot be pinned by a pidfd")
+	ErrUnpinned = errors.New("the other side cannot be pinned by a pidfd")
 
 	// ErrItem: an item is not what its manifest says.
-	ErrItem = errors.New("handoff: an item is not what it should be")
+	ErrItem = errors.New("an item is not what it should be")
 )

@@ -1,4 +1,3 @@
-// Package handoff.
 package handoff
 
 // The two machines of a handoff: the predecessor's and the successor's. They are pure. What happens

@@ -42,7 +42,6 @@ type Takeover struct {
 	name      string
 
 	count    int
-	offered  bool
 	state    []byte
 	complete bool // the state is: the commit came
 

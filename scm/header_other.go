@@ -3,6 +3,7 @@
 package scm
 
 import (
+	"errors"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -64,7 +65,8 @@ func (h *header) receive(fd, _ int, _ socketpair.Style) (n, ncontrol, flags int,
 }
 
 func errnoOf(err error) syscall.Errno {
-	errno, _ := err.(syscall.Errno)
+	var errno syscall.Errno
+	errors.As(err, &errno)
 	return errno
 }
 

@@ -111,7 +111,7 @@ func TestProgram(t *testing.T) {
 // next attempt succeeds.
 func TestSuccessorCrashes(t *testing.T) {
 	for _, tt := range []struct{ when, reason string }{
-		{"at once", `has ended \(exit status 3\): credentials: exchange: credentials: the peer is gone.*`},
+		{"at once", `has ended \(exit status 3\): credentials: exchange: the peer is gone.*`},
 		{"with the listener", `has ended \(exit status 3\): waiting for "ready": EOF`},
 		{"when ready", `has ended \(exit status 3\): waiting for "serving": EOF`},
 		{"never, but talks nonsense", `has ended \(signal: killed\): received "hello" instead of "ready"`},

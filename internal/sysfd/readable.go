@@ -1,19 +1,18 @@
-//go:build unix && !linux
+//go:build unix
 
-package handoff
+package sysfd
 
 import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/fdkit/fdkit/internal/sysfd"
 )
 
-// readable reports whether something waits to be read: data, or the end.
-func readable(c syscall.Conn) bool {
+// Readable reports whether something waits to be read from c: data, or the end. If it cannot be found
+// out, it does.
+func Readable(c syscall.Conn) bool {
 	ready := true
-	_ = sysfd.Control(c, func(fd int) error {
+	_ = Control(c, func(fd int) error {
 		poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
 		for {
 			n, err := unix.Poll(poll, 0)

@@ -1,0 +1,151 @@
+//go:build linux
+
+package handoff_test
+
+import (
+	"context"
+	"fmt"
+	"log"
+	"net"
+
+	"github.com/fdkit/fdkit/handoff"
+	"github.com/fdkit/fdkit/scm"
+	"github.com/fdkit/fdkit/socketpair"
+)
+
+// A listening socket moves from one side to the other. Here both are in one process, over a pair; c may
+// as well be a connection to a path, or the end that a child inherited.
+func Example() {
+	ctx := context.Background()
+	p, s, err := scm.Pair(socketpair.SeqPacket)
+	if err != nil {
+		log.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- successor(ctx, s) }()
+
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer ln.Close()
+	err = handoff.Offer(ctx, p, handoff.Offering{
+		Name:  "web",
+		Items: []handoff.Item{{Name: "http", Kind: handoff.Listener, Conn: ln.(*net.TCPListener)}},
+		Pause: func(context.Context) ([]byte, error) { return []byte("17 visitors"), nil },
+	})
+	if err != nil {
+		log.Fatal(err) // we still serve
+	}
+	if err := <-served; err != nil {
+		log.Fatal(err)
+	}
+	// Output: serving http, 17 visitors
+}
+
+func successor(ctx context.Context, c *scm.Conn) error {
+	to, err := handoff.Take(ctx, c, handoff.Wish{Name: "web"})
+	if err != nil {
+		return err
+	}
+	defer to.Close() // what nobody took
+	ln, err := to.Items[0].TakeListener()
+	if err != nil {
+		to.Abort(err) // the other side serves on
+		return err
+	}
+	defer ln.Close()
+	if err := to.Ready(ctx); err != nil {
+		return err
+	}
+	// It is ours: accept, and say so.
+	to.Serving()
+	fmt.Printf("serving %s, %s\n", to.Items[0].Name, to.State())
+	return to.Wait(ctx) // until the other side can not take it back any more
+}
+
+func ExampleOffer() {
+	p, s, err := scm.Pair(socketpair.SeqPacket)
+	if err != nil {
+		log.Fatal(err)
+	}
+	go handoff.Take(context.Background(), s, handoff.Wish{Name: "mail"})
+	err = handoff.Offer(context.Background(), p, handoff.Offering{Name: "web"})
+	fmt.Println(err)
+	// Output: handoff: the predecessor keeps serving: another service: it is "mail", we are "web"
+}
+
+// A successor that cannot serve says why, and the predecessor serves on.
+func ExampleTake() {
+	p, s, err := scm.Pair(socketpair.SeqPacket)
+	if err != nil {
+		log.Fatal(err)
+	}
+	offered := make(chan error, 1)
+	go func() { offered <- handoff.Offer(context.Background(), p, handoff.Offering{Name: "web"}) }()
+	to, err := handoff.Take(context.Background(), s, handoff.Wish{Name: "web"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	to.Abort(fmt.Errorf("line 3 of the configuration is wrong"))
+	fmt.Println(<-offered)
+	// Output: handoff: the predecessor keeps serving: the other side says: "line 3 of the configuration is wrong"
+}
+
+// The items that a successor takes can be files, connections and packet sockets too. Release ends the
+// predecessor's probation early.
+func ExampleTakeover_Release() {
+	ctx := context.Background()
+	p, s, err := scm.Pair(socketpair.SeqPacket)
+	if err != nil {
+		log.Fatal(err)
+	}
+	packet, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer packet.Close()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer ln.Close()
+	conn, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer conn.Close()
+	offered := make(chan error, 1)
+	go func() {
+		offered <- handoff.Offer(ctx, p, handoff.Offering{Name: "dns", Items: []handoff.Item{
+			{Name: "dns", Kind: handoff.PacketConn, Conn: packet.(*net.UDPConn)},
+			{Name: "client", Kind: handoff.Connection, Conn: conn.(*net.TCPConn)},
+			{Name: "again", Kind: handoff.File, Conn: conn.(*net.TCPConn)},
+		}})
+	}()
+	to, err := handoff.Take(ctx, s, handoff.Wish{Name: "dns"})
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer to.Close()
+	dns, err := to.Items[0].TakePacketConn()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer dns.Close()
+	client, err := to.Items[1].TakeConn()
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer client.Close()
+	defer to.Items[2].TakeFile().Close()
+	if err := to.Ready(ctx); err != nil {
+		log.Fatal(err)
+	}
+	to.Serving()
+	if err := to.Release(ctx); err != nil {
+		log.Fatal(err)
+	}
+	fmt.Println(<-offered, to.Items[0].Kind, to.Items[1].Kind, to.Items[2].Kind)
+	// Output: <nil> packet conn connection file
+}
