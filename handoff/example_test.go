@@ -21,47 +21,44 @@ func Example() {
 	if err != nil {
 		log.Fatal(err)
 	}
-	served := make(chan error, 1)
-	go func() { served <- successor(ctx, s) }()
-
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer ln.Close()
-	err = handoff.Offer(ctx, p, handoff.Offering{
-		Name:  "web",
-		Items: []handoff.Item{{Name: "http", Kind: handoff.Listener, Conn: ln.(*net.TCPListener)}},
-		Pause: func(context.Context) ([]byte, error) { return []byte("17 visitors"), nil },
-	})
+	offered := make(chan error, 1)
+	go func() {
+		offered <- handoff.Offer(ctx, p, handoff.Offering{
+			Name:  "web",
+			Items: []handoff.Item{{Name: "http", Kind: handoff.Listener, Conn: ln.(*net.TCPListener)}},
+			Pause: func(context.Context) ([]byte, error) { return []byte("17 visitors"), nil },
+		})
+	}()
+
+	// The successor.
+	to, err := handoff.Take(ctx, s, handoff.Wish{Name: "web"})
 	if err != nil {
-		log.Fatal(err) // we still serve
-	}
-	if err := <-served; err != nil {
 		log.Fatal(err)
 	}
-	// Output: serving http, 17 visitors
-}
-
-func successor(ctx context.Context, c *scm.Conn) error {
-	to, err := handoff.Take(ctx, c, handoff.Wish{Name: "web"})
-	if err != nil {
-		return err
-	}
 	defer to.Close() // what nobody took
-	ln, err := to.Items[0].TakeListener()
+	got, err := to.Items[0].TakeListener()
 	if err != nil {
 		to.Abort(err) // the other side serves on
-		return err
+		log.Fatal(err)
 	}
-	defer ln.Close()
+	defer got.Close()
 	if err := to.Ready(ctx); err != nil {
-		return err
+		log.Fatal(err)
 	}
-	// It is ours: accept, and say so.
-	to.Serving()
+	to.Serving() // it is ours: accept, and say so
 	fmt.Printf("serving %s, %s\n", to.Items[0].Name, to.State())
-	return to.Wait(ctx) // until the other side can not take it back any more
+	if err := to.Wait(ctx); err != nil { // until the other side cannot take it back any more
+		log.Fatal(err)
+	}
+	fmt.Println(<-offered)
+	// Output:
+	// serving http, 17 visitors
+	// <nil>
 }
 
 func ExampleOffer() {
@@ -72,7 +69,7 @@ func ExampleOffer() {
 	go handoff.Take(context.Background(), s, handoff.Wish{Name: "mail"})
 	err = handoff.Offer(context.Background(), p, handoff.Offering{Name: "web"})
 	fmt.Println(err)
-	// Output: handoff: the predecessor keeps serving: another service: it is "mail", we are "web"
+	// Output: handoff: the predecessor keeps serving: it is "mail", we are "web": another service
 }
 
 // A successor that cannot serve says why, and the predecessor serves on.
