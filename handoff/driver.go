@@ -43,12 +43,17 @@ type side interface {
 	payload(signal) []byte
 }
 
+// probe is nil but in tests: it is called at every step of either side, and before every task, and may
+// kill the process there.
+var probe func(role string, at step, before string)
+
 // A driver runs one machine over a connection: it has the socket, the timer, and the pidfd of the
 // other side, and reports what happens in an order that a machine can rely on.
 type driver struct {
 	channel *channel
 	machine machine
 	side    side
+	role    string // "predecessor" or "successor"
 	peer    credentials.Sender
 
 	frames   chan arrival
@@ -70,8 +75,9 @@ type arrival struct {
 	empty bool
 }
 
-func newDriver(c *scm.Conn) *driver {
+func newDriver(c *scm.Conn, role string) *driver {
 	return &driver{
+		role:     role,
 		channel:  newChannel(c),
 		frames:   make(chan arrival),
 		requests: make(chan request),
@@ -164,6 +170,9 @@ func (d *driver) loop(exit <-chan struct{}) {
 		if at := d.machine.step(); at != armed {
 			armed, due = at, false
 			d.side.reached(at)
+			if probe != nil {
+				probe(d.role, at, "")
+			}
 			timer.Stop()
 			if wait := d.side.wait(at); wait > 0 {
 				timer.Reset(wait)
@@ -260,6 +269,9 @@ func (d *driver) fail(err error) {
 // handle lets the machine decide and does what it says.
 func (d *driver) handle(e event) {
 	for _, t := range d.machine.handle(e) {
+		if probe != nil {
+			probe(d.role, d.machine.step(), t.String())
+		}
 		switch t.do {
 		case doSend:
 			d.send(t.signal)

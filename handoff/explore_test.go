@@ -176,7 +176,7 @@ func nextP(w world, l limits, i int, name string, must, may func(string, world))
 	pr := &w.procs[i]
 	if pr.pTodo.n > 0 {
 		for _, n := range run(w, l, i, true) {
-			must(fmt.Sprintf("%s: %s", name, describe(pr.pTodo.tasks[0])), n)
+			must(fmt.Sprintf("%s: %s", name, pr.pTodo.tasks[0]), n)
 		}
 		return
 	}
@@ -220,7 +220,7 @@ func nextS(w world, l limits, i int, name string, must, may func(string, world))
 	pr := &w.procs[i]
 	if pr.sTodo.n > 0 {
 		for _, n := range run(w, l, i, false) {
-			must(fmt.Sprintf("%s: %s", name, describe(pr.sTodo.tasks[0])), n)
+			must(fmt.Sprintf("%s: %s", name, pr.sTodo.tasks[0]), n)
 		}
 		return
 	}
@@ -273,13 +273,6 @@ func todos(t *todo, tasks []task) {
 		t.tasks[t.n] = k
 		t.n++
 	}
-}
-
-func describe(t task) string {
-	if t.do == doSend {
-		return "send " + t.signal.String()
-	}
-	return [...]string{"send", "pause", "resume", "own", "disown", "kill", "finish"}[t.do]
 }
 
 // run does the first task of process i. A kill may fail.

@@ -96,6 +96,15 @@ const (
 	doFinish          // the machine is over, the outcome says how
 )
 
+var taskNames = [...]string{"send", "pause", "resume", "own", "disown", "kill", "finish"}
+
+func (t task) String() string {
+	if t.do == doSend {
+		return "send " + t.signal.String()
+	}
+	return taskNames[t.do]
+}
+
 // An outcome is how a handoff ended for one side.
 type outcome uint8
 

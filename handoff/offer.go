@@ -61,7 +61,7 @@ func Offer(ctx context.Context, c *scm.Conn, o Offering) error {
 		return because(ErrKept, err)
 	}
 	m := new(predecessor)
-	d := newDriver(c)
+	d := newDriver(c, "predecessor")
 	d.machine, d.peer = m, peer
 	working, cancel := context.WithCancel(ctx)
 	defer cancel()

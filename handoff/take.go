@@ -69,7 +69,7 @@ func Take(ctx context.Context, c *scm.Conn, w Wish) (*Takeover, error) {
 		return nil, because(ErrKept, err)
 	}
 	m := &successor{force: w.Force}
-	d := newDriver(c)
+	d := newDriver(c, "successor")
 	t := &Takeover{
 		driver: d, machine: m, deadlines: wait, name: w.Name, count: -1,
 		adopted: make(chan struct{}), owned: make(chan struct{}),
@@ -115,6 +115,9 @@ func (t *Takeover) Ready(ctx context.Context) error {
 	}
 	return nil
 }
+
+// PID returns the predecessor's pid.
+func (t *Takeover) PID() int { return t.driver.peer.PID }
 
 // State returns what the predecessor's Pause returned. It is complete when Ready has returned nil.
 func (t *Takeover) State() []byte { return t.state }
