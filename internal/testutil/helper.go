@@ -73,6 +73,9 @@ func (h Helper) command(t testing.TB, path string, args []string) *exec.Cmd {
 	return cmd
 }
 
+// Inherit makes the programs that this process starts the helper too, if they are this binary.
+func (h Helper) Inherit() { _ = os.Setenv(helperVariable, string(h)) }
+
 func executable(t testing.TB) string {
 	t.Helper()
 	path, err := os.Executable()

@@ -1,0 +1,193 @@
+package handoff
+
+import (
+	"context"
+	"io/fs"
+	"net"
+	"os"
+	"syscall"
+	"time"
+
+	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/scm"
+)
+
+// A control is the socket path at which successors find the service, and the lock that keeps strangers
+// out. Both move with the service: the path never disappears, and nobody unlocks, since closing the
+// last copy of the lock's open file description does.
+type control struct {
+	path string
+	lock *os.File
+	ln   *listener
+	file fs.FileInfo // what lies at path; only that is unlinked
+}
+
+// findByPath takes over from whoever serves at Options.Socket, or becomes the first. It tries again as
+// long as somebody is dying, starting, or handing over there.
+func (s *Service) findByPath(ctx context.Context) error {
+	wait := s.options.Deadlines.withDefaults()
+	ctx, cancel := context.WithTimeout(ctx, wait.Hello+wait.Offer)
+	defer cancel()
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for {
+		retry, err := s.tryPath(ctx)
+		if !retry {
+			return err
+		}
+		select {
+		case <-again.C: // a lock that another process holds has no event
+		case <-ctx.Done():
+			return errors.WithMessagef(ctx.Err(), "handoff: %s is neither served nor free: %v", s.options.Socket, err)
+		}
+	}
+}
+
+func (s *Service) tryPath(ctx context.Context) (retry bool, err error) {
+	var dialer net.Dialer
+	conn, err := dialer.DialContext(ctx, "unixpacket", s.options.Socket)
+	if err == nil {
+		c, err := scm.NewConn(conn.(*net.UnixConn))
+		if err != nil {
+			_ = conn.Close()
+			return false, err
+		}
+		err = s.takeFrom(ctx, c)
+		return errors.Is(err, ErrPredecessorGone), err
+	}
+	if !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.EAGAIN) {
+		return false, errors.WithMessage(err, "handoff: look for a predecessor")
+	}
+	lock, err := os.OpenFile(s.options.Socket+".lock", os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return false, errors.WithMessage(err, "handoff: lock")
+	}
+	if err := flock(lock); err != nil {
+		_ = lock.Close()
+		return errors.Is(err, syscall.EWOULDBLOCK), errors.WithMessage(err, "handoff: lock")
+	}
+	if s.control, err = newControl(s.options.Socket, lock); err != nil {
+		_ = lock.Close()
+		return false, err
+	}
+	return false, nil
+}
+
+// newControl makes the socket at path, which nobody serves, and takes lock over. The socket gets its mode before
+// it has a name, and its name only when it listens; a client never finds it in between.
+func newControl(path string, lock *os.File) (*control, error) {
+	fresh := path + ".new"
+	_ = os.Remove(fresh) // of one who died here; we have the lock
+	config := net.ListenConfig{Control: func(_, _ string, raw syscall.RawConn) error {
+		var err error
+		if cerr := raw.Control(func(fd uintptr) { err = syscall.Fchmod(int(fd), 0o600) }); cerr != nil {
+			return cerr
+		}
+		return err
+	}}
+	ln, err := config.Listen(context.Background(), "unixpacket", fresh)
+	if err != nil {
+		return nil, errors.WithMessage(err, "handoff: control socket")
+	}
+	unixLn := ln.(*net.UnixListener)
+	unixLn.SetUnlinkOnClose(false)
+	if err := os.Rename(fresh, path); err != nil {
+		_ = ln.Close()
+		_ = os.Remove(fresh)
+		return nil, errors.WithMessage(err, "handoff: control socket")
+	}
+	c := &control{path: path, lock: lock}
+	if c.ln, err = newListener(controlItem, unixLn, true); err != nil {
+		_ = ln.Close()
+		return nil, err
+	}
+	c.file, _ = os.Lstat(path)
+	return c, nil
+}
+
+func flock(f *os.File) error {
+	raw, err := f.SyscallConn()
+	if err != nil {
+		return err
+	}
+	if cerr := raw.Control(func(fd uintptr) { err = syscall.Flock(int(fd), syscall.LOCK_EX|syscall.LOCK_NB) }); cerr != nil {
+		return cerr
+	}
+	return os.NewSyscallError("flock", err)
+}
+
+// adoptControl takes the predecessor's control socket or lock.
+func (s *Service) adoptControl(it *Item) error {
+	if s.control == nil {
+		s.control = new(control)
+	}
+	if it.Name == lockItem {
+		s.control.lock = it.TakeFile()
+		return nil
+	}
+	ln, err := it.TakeListener()
+	if err != nil {
+		return err
+	}
+	if s.control.ln, err = newListener(controlItem, ln, true); err != nil {
+		_ = ln.Close()
+		return err
+	}
+	s.control.path = string(it.Meta)
+	s.control.file, _ = os.Lstat(s.control.path)
+	return nil
+}
+
+func (c *control) items() []Item {
+	return []Item{
+		{Name: controlItem, Kind: Listener, Conn: c.ln, Meta: []byte(c.path)},
+		{Name: lockItem, Kind: File, Conn: c.lock},
+	}
+}
+
+// serveControl hands over to whoever connects.
+func (s *Service) serveControl() {
+	c := s.control
+	if c == nil {
+		return
+	}
+	c.ln.relisten()
+	c.ln.resume()
+	s.background.Go(func() {
+		for {
+			conn, err := c.ln.Accept()
+			if err != nil {
+				return // released
+			}
+			s.background.Go(func() { s.welcome(conn) })
+		}
+	})
+}
+
+// welcome hands over to a process that has connected.
+func (s *Service) welcome(accepted net.Conn) {
+	wrapped := accepted.(*conn)
+	wrapped.listener.remove(wrapped)
+	c, err := scm.NewConn(wrapped.stream.(*net.UnixConn))
+	if err != nil {
+		_ = accepted.Close()
+		return
+	}
+	_ = s.handOver(s.ctx, c) // what happens is told as events
+}
+
+// close closes this process's copies. The last owner takes the path away, if it is still its own.
+func (c *control) close(last bool) {
+	if c.ln != nil {
+		_ = c.ln.release()
+	}
+	if last && c.file != nil {
+		if now, err := os.Lstat(c.path); err == nil && os.SameFile(now, c.file) {
+			_ = os.Remove(c.path)
+		}
+	}
+	if c.lock != nil {
+		_ = c.lock.Close()
+	}
+}

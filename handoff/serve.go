@@ -1,0 +1,110 @@
+package handoff
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/pkg/errors"
+)
+
+// idleGrace is how long a drain waits for the next request of a kept-alive connection, which it answers
+// with "Connection: close". After that the connection is closed.
+const idleGrace = 500 * time.Millisecond
+
+// Serve serves ln, a listener of [Service.Listen] or one made of it such as crypto/tls's, with srv, an
+// *http.Server or another [Server], until the service is handed over or stopped; it returns nil
+// then. It takes part in the drain: for an *http.Server it puts itself before Handler and ConnState,
+// so that must not have served before.
+func (s *Service) Serve(srv Server, ln net.Listener) error {
+	return s.draining(srv).serve(ln)
+}
+
+func (s *Service) draining(srv Server) draining {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h, ok := srv.(*http.Server)
+	if d := s.servers[h]; ok && d != nil {
+		return d
+	}
+	d := prepare(srv)
+	s.drains = append(s.drains, d)
+	if ok {
+		s.servers[h] = d
+	}
+	return d
+}
+
+// Drain finishes what is under way and returns when the last connection has ended. Call it when
+// [Service.Stopping] is closed. No request is lost: what is queued is accepted and served if nobody
+// follows; every connection gets its next request answered, with "Connection: close"; one that
+// stays silent for half a second is closed. When ctx is done the rest is cut, and the *[CutError]
+// says how many that were. Connections that the program accepts by itself are waited for too.
+//
+// Afterwards nothing of the service is left in this process, and the paths of its Unix sockets are gone
+// if nobody follows.
+func (s *Service) Drain(ctx context.Context) error {
+	start := time.Now()
+	why := s.Reason()
+	if why == "" {
+		return errors.New("handoff: Drain before the service is stopping")
+	}
+	if why == Told {
+		s.emptyQueues(ctx)
+	}
+	cut := s.drainAll(ctx)
+	for _, k := range s.all() {
+		k.release()
+		if why == Told {
+			k.unlink()
+		}
+	}
+	s.cancel()
+	s.background.Wait()
+	s.tell(Event{Kind: EventDrained, Took: time.Since(start), Count: cut})
+	if cut > 0 {
+		return &CutError{Cut: cut, Err: ctx.Err()}
+	}
+	return nil
+}
+
+// emptyQueues accepts what clients have queued, for a second at most.
+func (s *Service) emptyQueues(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	var emptied sync.WaitGroup
+	for _, k := range s.all() {
+		if k.listener != nil {
+			emptied.Go(func() { _ = k.listener.empty(ctx) })
+		}
+	}
+	emptied.Wait()
+}
+
+// drainAll drains all servers, and what was accepted without one, and returns how many connections
+// were cut.
+func (s *Service) drainAll(ctx context.Context) (cut int) {
+	s.mu.Lock()
+	drains := s.drains
+	s.mu.Unlock()
+	rest := new(serverDrain)
+	for _, k := range s.all() {
+		if k.listener != nil {
+			rest.add(k.listener)
+		}
+	}
+	var mu sync.Mutex
+	var drained sync.WaitGroup
+	for _, d := range append(drains[:len(drains):len(drains)], rest) {
+		drained.Go(func() {
+			result, _ := d.drain(ctx, idleGrace)
+			mu.Lock()
+			defer mu.Unlock()
+			cut = max(cut, result.cut) // rest sees those of the others as well
+		})
+	}
+	drained.Wait()
+	return cut
+}

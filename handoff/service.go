@@ -1,0 +1,458 @@
+package handoff
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"os"
+	ossignal "os/signal"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/scm"
+)
+
+// A Service is one generation of a service: one process, from [Start] to the end of [Service.Drain].
+type Service struct {
+	options    Options
+	generation uint64
+	ctx        context.Context // of the service, for what goes on in the background
+	cancel     context.CancelFunc
+	background sync.WaitGroup
+
+	takeover *Takeover // from a predecessor; nil if there was none
+	control  *control  // nil without a path
+
+	mu       sync.Mutex
+	sockets  map[string]*socket
+	order    []string         // of sockets, as they were made
+	adopted  map[string]*Item // by name, not yet claimed
+	ready    bool
+	stopped  bool
+	handing  sync.Mutex // one handoff at a time
+	stopping chan struct{}
+	reason   Reason
+
+	drains  []draining
+	servers map[*http.Server]draining
+}
+
+// A Reason says why a service stops.
+type Reason string
+
+// The reasons.
+const (
+	// HandedOver: a successor serves for good. What is left is to finish what is under way.
+	HandedOver Reason = "handed over"
+
+	// Told: the program was told to stop, by a signal or by Stop, and nobody follows.
+	Told Reason = "told to stop"
+)
+
+// reserved names of items that are the service's own.
+const (
+	controlItem = "fdkit:control"
+	lockItem    = "fdkit:lock"
+)
+
+// Start finds the predecessor, if there is one, and takes over everything that it has; the predecessor
+// goes on serving until [Service.Ready]. It looks, in this order, at the socketpair that a process
+// passes to the successor that it has started ([Service.Upgrade]) and at Options.Socket; if nobody
+// is there, the service begins afresh. ctx bounds Start.
+//
+// After an error the program should end: [ErrKept] and [ErrPredecessorHung] mean that another process
+// has the service.
+func Start(ctx context.Context, o Options) (*Service, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, errors.WithMessage(err, "handoff: start")
+	}
+	s := &Service{
+		options:    o,
+		generation: 1,
+		sockets:    map[string]*socket{},
+		adopted:    map[string]*Item{},
+		stopping:   make(chan struct{}),
+		servers:    map[*http.Server]draining{},
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if err := s.find(ctx); err != nil {
+		s.cancel()
+		return nil, err
+	}
+	if s.takeover == nil {
+		s.tell(Event{Kind: EventFresh})
+	} else {
+		s.tell(Event{Kind: EventAdopted, PID: s.takeover.PID(), Count: len(s.takeover.Items)})
+	}
+	s.watchSignals()
+	return s, nil
+}
+
+// find takes over from the predecessor, or begins afresh.
+func (s *Service) find(ctx context.Context) error {
+	if number, ok := os.LookupEnv(childVariable); ok {
+		_ = os.Unsetenv(childVariable) // not for our own children
+		fd, err := strconv.Atoi(number)
+		if err != nil {
+			return errors.WithMessagef(err, "handoff: $%s", childVariable)
+		}
+		c, err := scm.Inherit(uintptr(fd))
+		if err != nil {
+			return errors.WithMessagef(err, "handoff: $%s", childVariable)
+		}
+		return s.takeFrom(ctx, c)
+	}
+	if s.options.Socket == "" {
+		return nil
+	}
+	return s.findByPath(ctx)
+}
+
+func (s *Service) wish() Wish {
+	return Wish{Name: s.options.Name, Policy: s.options.Policy, Force: s.options.Force, Deadlines: s.options.Deadlines}
+}
+
+func (s *Service) takeFrom(ctx context.Context, c *scm.Conn) error {
+	t, err := Take(ctx, c, s.wish())
+	if err != nil {
+		return err
+	}
+	s.takeover = t
+	s.generation = t.Generation + 1
+	for i := range t.Items {
+		it := &t.Items[i]
+		switch it.Name {
+		case controlItem, lockItem:
+			if err := s.adoptControl(it); err != nil {
+				t.Abort(err)
+				return err
+			}
+		default:
+			s.adopted[it.Name] = it
+		}
+	}
+	return nil
+}
+
+// claim returns the adopted item of this name, once.
+func (s *Service) claim(name string, kind Kind) (*Item, error) {
+	it := s.adopted[name]
+	if it == nil {
+		return nil, nil
+	}
+	if it.Kind != kind {
+		return nil, errors.WithMessagef(ErrItem, "%q is a %v of the predecessor's, not a %v", name, it.Kind, kind)
+	}
+	delete(s.adopted, name)
+	return it, nil
+}
+
+// unusedName makes names of what is listened on: a second socket on the same address is another one.
+func (s *Service) unusedName(network, address string) string {
+	name := network + "://" + address
+	for i := 2; s.sockets[name] != nil; i++ {
+		name = network + "://" + address + "#" + strconv.Itoa(i)
+	}
+	return name
+}
+
+// Listen returns the predecessor's listening socket for this network and address, or makes one. The
+// network is one of "tcp", "tcp4", "tcp6", "unix" and "unixpacket". Sockets are known by what Listen is
+// called with: "tcp" with ":0" is the predecessor's ":0", whatever port it got, and the second call
+// with the same arguments is its second socket. Call it before Ready.
+//
+// Accept waits, without an error, until [Service.Ready] has returned, and again when a successor takes
+// over. The service owns the socket; closing the listener ends its Accept.
+func (s *Service) Listen(network, address string) (net.Listener, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := s.unusedName(network, address)
+	k, err := s.openListener(name, network, address)
+	if err != nil {
+		return nil, errors.WithMessagef(err, "handoff: listen on %s %s", network, address)
+	}
+	s.add(k)
+	return k.listener, nil
+}
+
+// ListenPacket is Listen for datagram sockets: "udp", "udp4", "udp6", "unixgram". There is one reader at
+// any time: reads wait until Ready has returned, and again when a successor takes over.
+func (s *Service) ListenPacket(network, address string) (net.PacketConn, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	name := s.unusedName(network, address)
+	k, err := s.openPacketConn(name, network, address)
+	if err != nil {
+		return nil, errors.WithMessagef(err, "handoff: listen on %s %s", network, address)
+	}
+	s.add(k)
+	return k.packet, nil
+}
+
+func (s *Service) add(k *socket) {
+	s.sockets[k.name] = k
+	s.order = append(s.order, k.name)
+}
+
+// Adopted gives the caller the items of the predecessor's that nobody has claimed with Listen or
+// ListenPacket: connections and files of Keep. The caller closes them.
+func (s *Service) Adopted() []Item {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var items []Item
+	for name, it := range s.adopted {
+		if it.Kind == Connection || it.Kind == File {
+			items = append(items, *it)
+			delete(s.adopted, name)
+		}
+	}
+	return items
+}
+
+// Ready says that this process can serve. With a predecessor it waits until that says "yours"; it
+// returns nil when this process serves. The predecessor's final state is [Service.State] then.
+// [ErrStateLost] means that this process serves without it; with any other error it does not, the
+// predecessor does, and the program should end.
+func (s *Service) Ready(ctx context.Context) error {
+	s.mu.Lock()
+	if s.ready {
+		s.mu.Unlock()
+		return errors.New("handoff: Ready was called before")
+	}
+	s.ready = true
+	for name, it := range s.adopted {
+		s.tell(Event{Kind: EventUnclaimed, Name: name})
+		_ = it.Close()
+		delete(s.adopted, name)
+	}
+	s.mu.Unlock()
+	var lost error
+	if s.takeover != nil {
+		err := s.takeover.Ready(ctx)
+		if err != nil && !errors.Is(err, ErrStateLost) {
+			s.release()
+			return err
+		}
+		lost = err
+	}
+	s.open()
+	if s.takeover != nil {
+		s.awaitAccept(ctx)
+		s.takeover.Serving()
+		s.background.Go(func() {
+			if s.takeover.Wait(s.ctx) == nil {
+				s.tell(Event{Kind: EventSettled, PID: s.takeover.PID()})
+			}
+		})
+	}
+	s.tell(Event{Kind: EventServing, Err: lost})
+	s.serveControl()
+	return lost
+}
+
+// State returns what the predecessor's Options.State returned, when Ready has; nil without a
+// predecessor.
+func (s *Service) State() []byte {
+	if s.takeover == nil {
+		return nil
+	}
+	return s.takeover.State()
+}
+
+// Generation counts the processes of the service: 1 is one that began afresh.
+func (s *Service) Generation() uint64 { return s.generation }
+
+// open lets everything accept and read.
+func (s *Service) open() {
+	for _, k := range s.all() {
+		k.resume()
+	}
+}
+
+// awaitAccept waits until somebody accepts on, or reads from, every socket: that is what it means to
+// serve. A program that does not do so for a second has its reasons.
+func (s *Service) awaitAccept(ctx context.Context) {
+	timeout := time.NewTimer(time.Second)
+	defer timeout.Stop()
+	for _, k := range s.all() {
+		select {
+		case <-k.waiting():
+		case <-timeout.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// all returns the sockets in their order.
+func (s *Service) all() []*socket {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sockets := make([]*socket, 0, len(s.order))
+	for _, name := range s.order {
+		sockets = append(sockets, s.sockets[name])
+	}
+	return sockets
+}
+
+// handOver offers the service to the process at the other end of c, and takes c over.
+func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
+	if !s.handing.TryLock() {
+		_ = c.Close()
+		return errors.WithMessage(ErrKept, "another successor is taking over")
+	}
+	defer s.handing.Unlock()
+	select {
+	case <-s.stopping:
+		_ = c.Close()
+		return errors.New("handoff: the service is " + string(s.reason))
+	default:
+	}
+	// While our own predecessor can take back, nobody may take over from us.
+	if s.takeover != nil {
+		if err := s.takeover.Release(ctx); err != nil {
+			_ = c.Close()
+			return errors.WithMessage(err, "handoff: release the predecessor")
+		}
+	}
+	s.tell(Event{Kind: EventOffering})
+	var paused time.Time
+	err := Offer(ctx, c, Offering{
+		Name: s.options.Name, Generation: s.generation, Items: s.items(),
+		Policy: s.options.Policy, Deadlines: s.options.Deadlines,
+		Pause: func(ctx context.Context) ([]byte, error) {
+			paused = time.Now()
+			for _, k := range s.all() {
+				if err := k.pause(ctx); err != nil {
+					return nil, err
+				}
+			}
+			if s.options.State == nil {
+				return nil, nil
+			}
+			return s.options.State()
+		},
+		Resume: func() {
+			for _, k := range s.all() {
+				k.resume()
+			}
+		},
+	})
+	switch {
+	case err == nil:
+		s.release()
+		s.tell(Event{Kind: EventHanded, Took: time.Since(paused)})
+		s.stop(HandedOver)
+	case errors.Is(err, ErrTookBack):
+		s.tell(Event{Kind: EventTookBack, Err: err})
+	default:
+		s.tell(Event{Kind: EventKept, Err: err})
+	}
+	return err
+}
+
+// items is everything that a successor gets.
+func (s *Service) items() []Item {
+	var items []Item
+	if s.control != nil {
+		items = s.control.items()
+	}
+	for _, k := range s.all() {
+		items = append(items, k.item())
+	}
+	return items
+}
+
+// stop ends the service in this process, for a reason.
+func (s *Service) stop(why Reason) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.stopped {
+		return
+	}
+	s.stopped = true
+	s.reason = why
+	if s.control != nil {
+		s.control.close(why == Told)
+	}
+	close(s.stopping)
+}
+
+// Stopping is closed when the service is over for this process: call [Service.Drain] then. Reason says
+// why. A successor that is still on probation is no reason: should it fail, this process serves on.
+func (s *Service) Stopping() <-chan struct{} { return s.stopping }
+
+// Reason says why the service is stopping, "" as long as it is not.
+func (s *Service) Reason() Reason {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reason
+}
+
+// Stop tells the service to stop, as a signal does. Nobody follows; a predecessor that could take
+// back is told not to.
+func (s *Service) Stop(ctx context.Context) error {
+	s.handing.Lock()
+	defer s.handing.Unlock()
+	if s.takeover != nil {
+		if err := s.takeover.Release(ctx); err != nil {
+			return err
+		}
+	}
+	s.tell(Event{Kind: EventStop})
+	s.stop(Told)
+	return nil
+}
+
+func (s *Service) watchSignals() {
+	all := append(append([]os.Signal(nil), s.options.UpgradeSignals...), s.options.StopSignals...)
+	if len(all) == 0 {
+		return
+	}
+	signals := make(chan os.Signal, 4)
+	ossignal.Notify(signals, all...)
+	s.background.Go(func() {
+		defer ossignal.Stop(signals)
+		for {
+			select {
+			case got := <-signals:
+				s.react(got)
+			case <-s.ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+func (s *Service) react(got os.Signal) {
+	for _, up := range s.options.UpgradeSignals {
+		if got == up {
+			s.background.Go(func() { _ = s.Upgrade(s.ctx) }) // what happens is told as events
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, s.options.Deadlines.withDefaults().Answer)
+	defer cancel()
+	if err := s.Stop(ctx); err != nil {
+		s.tell(Event{Kind: EventStop, Err: err})
+		s.stop(Told) // a predecessor that does not answer must not keep us
+	}
+}
+
+// release closes this process's copies of everything.
+func (s *Service) release() {
+	for _, k := range s.all() {
+		k.release()
+	}
+	if s.control != nil {
+		s.control.close(false)
+	}
+}
+
+var defaultStopSignals = []os.Signal{syscall.SIGTERM, os.Interrupt}

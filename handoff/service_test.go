@@ -1,0 +1,298 @@
+//go:build linux
+
+package handoff
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/testutil"
+)
+
+// aService is the program of the tests of Service: an HTTP server on a TCP and a Unix listener.
+var aService = testutil.NewHelper("service", func([]string) error {
+	var c serviceConfig
+	if err := json.Unmarshal([]byte(os.Getenv("SERVICE")), &c); err != nil {
+		return err
+	}
+	testutil.Helper("service").Inherit() // for Upgrade
+	c.injectFault()
+	say := json.NewEncoder(os.Stdout)
+	var mu sync.Mutex
+	tell := func(l line) {
+		mu.Lock()
+		defer mu.Unlock()
+		l.PID = os.Getpid()
+		_ = say.Encode(l)
+	}
+	ctx := context.Background()
+	var svc *Service
+	svc, err := Start(ctx, Options{
+		Name: "test", Socket: c.Socket, Force: c.Force,
+		UpgradeSignals: []os.Signal{syscall.SIGHUP},
+		State:          func() ([]byte, error) { return fmt.Appendf(nil, "state of %d", os.Getpid()), nil },
+		Deadlines:      c.Deadlines,
+		Events: func(e Event) {
+			l := line{Event: string(e.Kind)}
+			if e.Err != nil {
+				l.Error = e.Err.Error()
+			}
+			tell(l)
+		},
+	})
+	if err != nil {
+		return err
+	}
+	ln, err := svc.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	local, err := svc.Listen("unix", c.Unix)
+	if err != nil {
+		return err
+	}
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintf(w, "%d %d %s", svc.Generation(), os.Getpid(), r.URL.Path)
+	})}
+	go svc.Serve(srv, ln)
+	go svc.Serve(srv, local)
+	if c.FailBeforeReady {
+		return errors.New("the configuration is bad")
+	}
+	if err := svc.Ready(ctx); err != nil && !errors.Is(err, ErrStateLost) {
+		return err
+	}
+	tell(line{Event: "ready", Addr: ln.Addr().String(), State: string(svc.State())})
+	<-svc.Stopping()
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	err = svc.Drain(ctx)
+	tell(line{Event: "end", Error: fmt.Sprint(err)})
+	return err
+})
+
+type serviceConfig struct {
+	Socket, Unix    string
+	Deadlines       Deadlines
+	Force           bool
+	FailBeforeReady bool
+
+	// A fault: at Step of Role, before the task Before ("" is on reaching the step), Do: kill, stop or fill.
+	Role, Before, Do string
+	Step             step
+	Generation       uint64 // only of this one; 0 is any
+}
+
+func (c serviceConfig) injectFault() {
+	if c.Do == "" {
+		return
+	}
+	var once atomic.Bool
+	probe = func(role string, at step, before string) {
+		if role != c.Role || at != c.Step || before != c.Before || once.Swap(true) {
+			return
+		}
+		switch c.Do {
+		case "kill":
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			select {}
+		case "stop":
+			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+		case "fill":
+			for {
+				if _, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0); err != nil {
+					return
+				}
+			}
+		}
+	}
+}
+
+// line is what a service says on standard output.
+type line struct {
+	Event, Error, Addr, State string
+	PID                       int
+}
+
+// running is a generation of the test's service.
+type running struct {
+	*exec.Cmd
+	t     testing.TB
+	lines chan line
+	ended chan error
+}
+
+// launch starts a generation.
+func launch(t testing.TB, c serviceConfig) *running {
+	t.Helper()
+	b, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := aService.Command(t)
+	cmd.Env = append(cmd.Env, "SERVICE="+string(b))
+	cmd.Stderr = nil
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	r := &running{Cmd: cmd, t: t, lines: make(chan line, 1000), ended: make(chan error, 1)}
+	go func() {
+		lines := bufio.NewScanner(out)
+		for lines.Scan() {
+			var l line
+			if json.Unmarshal(lines.Bytes(), &l) == nil {
+				r.lines <- l
+			}
+		}
+		close(r.lines)
+		r.ended <- cmd.Wait()
+	}()
+	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	return r
+}
+
+// await returns the first line with one of the events, of any process that writes there.
+func (r *running) await(events ...string) line {
+	r.t.Helper()
+	var seen []string
+	timeout := time.After(20 * time.Second)
+	for {
+		select {
+		case l, ok := <-r.lines:
+			if !ok {
+				r.t.Fatalf("the service ended without any of %q; it said %q", events, seen)
+			}
+			for _, e := range events {
+				if l.Event == e {
+					return l
+				}
+			}
+			seen = append(seen, l.Event+" "+l.Error)
+		case <-timeout:
+			r.t.Fatalf("the service does not say any of %q; it said %q", events, seen)
+		}
+	}
+}
+
+func config(t testing.TB) serviceConfig {
+	dir := t.TempDir()
+	return serviceConfig{
+		Socket: filepath.Join(dir, "control"), Unix: filepath.Join(dir, "web"),
+		Deadlines: Deadlines{Probation: 50 * time.Millisecond},
+	}
+}
+
+// ask makes one request on a new connection.
+func ask(network, address string) (answer string, err error) {
+	c, err := net.Dial(network, address)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.WriteString(c, "GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
+		return "", err
+	}
+	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return "", err
+	}
+	defer resp.Body.Close()
+	b, err := io.ReadAll(resp.Body)
+	return string(b), err
+}
+
+// mustServe checks who answers on both listeners.
+func mustServe(t testing.TB, c serviceConfig, addr string, pid int) {
+	t.Helper()
+	for network, address := range map[string]string{"tcp": addr, "unix": c.Unix} {
+		answer, err := ask(network, address)
+		if f := strings.Fields(answer); err != nil || len(f) != 3 || f[1] != fmt.Sprint(pid) {
+			t.Errorf("%s: %q, %v; want pid %d", network, answer, err, pid)
+		}
+	}
+}
+
+func TestServiceTakeover(t *testing.T) {
+	c := config(t)
+	first := launch(t, c)
+	ready := first.await("ready")
+	mustServe(t, c, ready.Addr, ready.PID)
+	for range 3 {
+		second := launch(t, c)
+		next := second.await("ready")
+		if next.Addr != ready.Addr || next.State != fmt.Sprintf("state of %d", ready.PID) {
+			t.Errorf("%+v after %+v", next, ready)
+		}
+		mustServe(t, c, ready.Addr, next.PID)
+		if end := first.await("end"); end.Error != "<nil>" {
+			t.Errorf("the predecessor's drain: %s", end.Error)
+		}
+		first, ready = second, next
+	}
+	_ = first.Process.Signal(syscall.SIGTERM)
+	if end := first.await("end"); end.Error != "<nil>" {
+		t.Errorf("the drain: %s", end.Error)
+	}
+	for _, path := range []string{c.Socket, c.Unix} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is left", path)
+		}
+	}
+}
+
+func TestServiceUpgrade(t *testing.T) {
+	c := config(t)
+	first := launch(t, c)
+	ready := first.await("ready")
+	for range 3 {
+		_ = syscall.Kill(ready.PID, syscall.SIGHUP)
+		next := first.await("ready") // the child inherits standard output
+		if next.Addr != ready.Addr || next.State != fmt.Sprintf("state of %d", ready.PID) {
+			t.Errorf("%+v after %+v", next, ready)
+		}
+		mustServe(t, c, ready.Addr, next.PID)
+		ready = next
+	}
+	_ = syscall.Kill(ready.PID, syscall.SIGTERM)
+	first.await("end")
+}
+
+// A successor that fails before it is ready leaves the predecessor serving, and says why.
+func TestServiceSuccessorFails(t *testing.T) {
+	c := config(t)
+	first := launch(t, c)
+	ready := first.await("ready")
+	bad := c
+	bad.FailBeforeReady = true
+	second := launch(t, bad)
+	if kept := first.await(string(EventKept)); kept.PID != ready.PID {
+		t.Errorf("%+v", kept)
+	}
+	<-second.ended
+	mustServe(t, c, ready.Addr, ready.PID)
+	third := launch(t, c)
+	next := third.await("ready")
+	mustServe(t, c, ready.Addr, next.PID)
+}
