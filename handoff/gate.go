@@ -1,0 +1,221 @@
+package handoff
+
+import (
+	"context"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/pkg/errors"
+)
+
+// A gate stands before the Accepts or Reads of one socket. While it is shut they wait at it, without
+// an error: http.Server ends on one, or sleeps. What arrives meanwhile waits in the kernel's queue,
+// which all processes that hold the socket share.
+//
+// One that is in its system call when the gate is shut is woken by a deadline that is past, which ends it
+// only when it has nothing to return: nothing is taken from the queue and dropped.
+type gate struct {
+	op          string                // accept or read
+	addr        net.Addr              // for errors
+	setDeadline func(time.Time) error // of the socket
+	close       func() error          // closes the socket
+
+	mu       sync.Mutex
+	shut     bool
+	closed   bool
+	inside   int       // goroutines between enter and leave
+	shuts    uint64    // how often it was shut
+	deadline time.Time // the owner's own
+	change   bell
+	waits    chan struct{} // see waiting
+	gone     chan struct{} // see released
+}
+
+var past = time.Unix(1, 0)
+
+// init prepares a new gate. The deadline is the socket's, or it may be past from a former owner's pause
+// in this process.
+func (g *gate) init(shut bool) {
+	g.shut = shut
+	g.waits, g.gone = make(chan struct{}), make(chan struct{})
+	if shut {
+		_ = g.setDeadline(past)
+	}
+}
+
+// pass calls f, which makes the system call, when the gate is open, and again if the gate was shut meanwhile.
+func (g *gate) pass(f func() error) error {
+	for {
+		visit, err := g.enter()
+		if err != nil {
+			return err
+		}
+		err = f()
+		if again := g.leave(visit, err); !again {
+			return err
+		}
+	}
+}
+
+func (g *gate) enter() (visit uint64, err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for {
+		switch {
+		case g.closed:
+			return 0, g.fail(net.ErrClosed)
+		case !g.shut:
+			g.inside++
+			select {
+			case <-g.waits:
+			default:
+				close(g.waits)
+			}
+			return g.shuts, nil
+		case !g.deadline.IsZero() && !time.Now().Before(g.deadline):
+			return 0, g.fail(os.ErrDeadlineExceeded)
+		}
+		g.await(g.deadline)
+	}
+}
+
+// await waits, without the lock, for a change or for the deadline.
+func (g *gate) await(deadline time.Time) {
+	change := g.change.wait()
+	var timeout <-chan time.Time
+	if !deadline.IsZero() {
+		t := time.NewTimer(time.Until(deadline))
+		defer t.Stop()
+		timeout = t.C
+	}
+	g.mu.Unlock()
+	defer g.mu.Lock()
+	select {
+	case <-change:
+	case <-timeout:
+	}
+}
+
+// leave reports whether err only says that the gate was shut.
+func (g *gate) leave(visit uint64, err error) (again bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.inside--
+	g.change.ring()
+	return err != nil && g.shuts != visit && !g.closed && errors.Is(err, os.ErrDeadlineExceeded)
+}
+
+func (g *gate) fail(err error) error {
+	e := &net.OpError{Op: g.op, Addr: g.addr, Err: err}
+	if g.addr != nil {
+		e.Net = g.addr.Network()
+	}
+	return e
+}
+
+// pause shuts the gate and returns when nobody is in a system call, at once if nobody was. When ctx
+// ends first it returns its error; the gate is shut then too.
+func (g *gate) pause(ctx context.Context) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if !g.shut && !g.closed {
+		g.shut = true
+		g.shuts++
+		g.renew()
+		_ = g.setDeadline(past)
+	}
+	for g.inside > 0 && !g.closed {
+		change := g.change.wait()
+		g.mu.Unlock()
+		select {
+		case <-change:
+		case <-ctx.Done():
+		}
+		g.mu.Lock()
+		if err := ctx.Err(); err != nil && g.inside > 0 {
+			return err
+		}
+	}
+	return nil
+}
+
+// renew makes waiting tell about the next time.
+func (g *gate) renew() {
+	select {
+	case <-g.waits:
+		g.waits = make(chan struct{})
+	default:
+	}
+}
+
+// resume opens the gate.
+func (g *gate) resume() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed || !g.shut {
+		return
+	}
+	g.shut = false
+	_ = g.setDeadline(g.deadline)
+	g.change.ring()
+}
+
+// release opens the gate for good and closes this process's copy of the socket, whose other copies
+// live on. It works twice.
+func (g *gate) release() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return nil
+	}
+	g.closed = true
+	close(g.gone)
+	g.change.ring()
+	return g.close()
+}
+
+// waiting returns a channel that is closed as soon as somebody waits in a system call for what comes
+// to the open gate. A pause begins anew: ask again after it.
+func (g *gate) waiting() <-chan struct{} {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return g.waits
+}
+
+// released returns a channel that is closed by release, whoever called it.
+func (g *gate) released() <-chan struct{} { return g.gone }
+
+// setOwnDeadline sets the deadline that the owner sees. At a shut gate it is kept here.
+func (g *gate) setOwnDeadline(t time.Time) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return g.fail(net.ErrClosed)
+	}
+	g.deadline = t
+	if g.shut {
+		g.change.ring()
+		return nil
+	}
+	return g.setDeadline(t)
+}
+
+// A bell wakes all who wait for a change of what a mutex guards. It is used under that mutex, and costs
+// nothing while nobody waits.
+type bell struct{ ringing chan struct{} }
+
+func (b *bell) wait() <-chan struct{} {
+	if b.ringing == nil {
+		b.ringing = make(chan struct{})
+	}
+	return b.ringing
+}
+
+func (b *bell) ring() {
+	if b.ringing != nil {
+		close(b.ringing)
+		b.ringing = nil
+	}
+}
