@@ -185,10 +185,10 @@ func (x *exchanger) receivePart(want string) (int, Sender, error) {
 	}
 	got := cmsg.Parse(x.control[:x.oobn], nil)
 	var pidfd *os.File
-	if got.PIDFD >= 0 {
-		pidfd = os.NewFile(uintptr(got.PIDFD), "pidfd")
+	if fd, err := sysfd.Raise(got.PIDFD); fd >= 0 && err == nil {
+		pidfd = os.NewFile(uintptr(fd), "pidfd")
 	}
-	sysfd.CloseAll(got.FDs)
+	sysfd.Discard(got.FDs)
 	stamp := Cred{PID: got.Cred.PID, UID: got.Cred.UID, GID: got.Cred.GID}
 	if !got.HasCred {
 		stamp = Cred{UID: noID}

@@ -74,7 +74,7 @@ func (p *Process) ID() ProcessID { return processID(p.pidfd) }
 func (p *Process) Alive() bool { return alive(p.pidfd) }
 
 // Wait blocks until the process has ended or ctx is done, and returns ctx's error then. It takes
-// one descriptor while it waits, and no thread. The process need not be a child and is not reaped.
+// two descriptors while it waits, and no thread. The process need not be a child and is not reaped.
 func (p *Process) Wait(ctx context.Context) error {
 	return errors.WithMessagef(wait(ctx, p.pidfd), "credentials: wait for process %d", p.pid)
 }

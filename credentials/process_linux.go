@@ -96,19 +96,13 @@ func wait(ctx context.Context, pidfd *os.File) error {
 	if !alive(pidfd) {
 		return closedError(pidfd)
 	}
-	var dup int
-	err := sysfd.Control(pidfd, func(fd int) (err error) {
-		dup, err = sysfd.Dup(fd)
-		return os.NewSyscallError("fcntl", err)
-	})
+	file, err := watch(pidfd)
 	if errors.Is(err, unix.EMFILE) {
 		return errors.WithMessage(err, sysfd.Usage())
 	}
 	if err != nil {
 		return err
 	}
-	_ = unix.SetNonblock(dup, true)
-	file := os.NewFile(uintptr(dup), "pidfd")
 	defer file.Close()
 	stop := context.AfterFunc(ctx, func() { _ = file.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
@@ -124,6 +118,49 @@ func wait(ctx context.Context, pidfd *os.File) error {
 		return err
 	}
 	return closedError(pidfd)
+}
+
+// watched is an epoll descriptor that watches a duplicate of a pidfd.
+type watched struct {
+	*os.File
+	dup int
+}
+
+func (w *watched) Close() error {
+	_ = unix.Close(w.dup)
+	return w.File.Close()
+}
+
+// watch makes a descriptor that becomes readable when pidfd does and that the runtime's poller takes. It
+// wants a nonblocking one, and the pidfd's own mode is not ours to change: os.Process waits on the same
+// open file description, and would get EAGAIN. The duplicate keeps the watch when the pidfd is closed.
+func watch(pidfd *os.File) (*watched, error) {
+	if err := sysfd.StartPoller(); err != nil {
+		return nil, err
+	}
+	dup := -1
+	err := sysfd.Control(pidfd, func(fd int) (err error) {
+		dup, err = sysfd.Dup(fd)
+		return os.NewSyscallError("fcntl", err)
+	})
+	if err != nil {
+		return nil, err
+	}
+	epoll, err := unix.EpollCreate1(unix.EPOLL_CLOEXEC)
+	if err != nil {
+		_ = unix.Close(dup)
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	err = unix.EpollCtl(epoll, unix.EPOLL_CTL_ADD, dup, &unix.EpollEvent{Events: unix.EPOLLIN})
+	if err == nil {
+		err = unix.SetNonblock(epoll, true)
+	}
+	if err != nil {
+		_ = unix.Close(dup)
+		_ = unix.Close(epoll)
+		return nil, os.NewSyscallError("epoll_ctl", err)
+	}
+	return &watched{File: os.NewFile(uintptr(epoll), "epoll"), dup: dup}, nil
 }
 
 // closedError tells a Process that was closed from one that has ended.

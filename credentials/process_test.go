@@ -151,7 +151,7 @@ func TestProcessWait(t *testing.T) {
 	defer cancel()
 	waiting := make(chan error)
 	go func() { waiting <- p.Wait(ctx) }()
-	testutil.Eventually(t, "Wait waits", func() bool { return testutil.Count(t) == before+1 })
+	testutil.Eventually(t, "Wait waits", func() bool { return testutil.Count(t) == before+2 })
 	cancel()
 	matches(t, <-waiting, context.Canceled)
 
@@ -160,7 +160,7 @@ func TestProcessWait(t *testing.T) {
 	matches(t, p.Wait(deadline), context.DeadlineExceeded)
 
 	go func() { waiting <- p.Wait(t.Context()) }()
-	testutil.Eventually(t, "Wait waits", func() bool { return testutil.Count(t) == before+1 })
+	testutil.Eventually(t, "Wait waits", func() bool { return testutil.Count(t) == before+2 })
 	if err := child.end(); err != nil {
 		t.Fatal(err)
 	}
@@ -181,7 +181,7 @@ func TestProcessWaitAndClose(t *testing.T) {
 	before := testutil.Count(t)
 	waiting := make(chan error)
 	go func() { waiting <- p.Wait(t.Context()) }()
-	testutil.Eventually(t, "Wait waits", func() bool { return testutil.Count(t) == before+1 })
+	testutil.Eventually(t, "Wait waits", func() bool { return testutil.Count(t) == before+2 })
 	if err := p.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -467,4 +467,34 @@ func TestSetuidExecAfterConnect(t *testing.T) {
 		t.Errorf("info is %+v, want an effective uid 0", info)
 	}
 	matches(t, credentials.Root().Check(conn), credentials.ErrDenied)
+}
+
+// To wait for a process must not change the mode of its pidfd: os.Process waits on the same open file
+// description.
+func TestProcessWaitLeavesPidfdBlocking(t *testing.T) {
+	testutil.NoLeaks(t)
+	cmd := peer.Command(t)
+	pidfd := -1
+	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := credentials.NewProcess(os.NewFile(uintptr(pidfd), "pidfd"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.Close()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := p.Wait(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("wait: %v", err)
+	}
+	in.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("the child cannot be waited for any more: %v", err)
+	}
 }

@@ -104,20 +104,18 @@ func (c *Conn) ReceiveBatch(packets []Packet) (n int, err error) {
 		}
 		rx.batch.set(i, packets[i].Data, cmsg.BufferSize)
 	}
-	rx.count, rx.stop = count, c.lost.Load()
+	rx.count = count
 	err = c.read(rx.batchStep)
 	rx.batch.clear(count)
-	if err == nil && rx.errno != 0 {
-		err = c.receiveError(rx.errno)
-	}
-	if err != nil {
+	if err = c.received(err); err != nil {
 		return 0, err
 	}
+	last := rx.lastFull()
 	for i := range rx.n {
 		p := &packets[i]
 		size, ncontrol, flags := rx.batch.result(i)
 		var got cmsg.Received
-		p.N, got, p.Err = c.judge(size, len(p.Data), rx.batch.control[i][:ncontrol], flags, p.FDs[:0:len(p.FDs)], len(p.FDs))
+		p.N, got, p.Err = c.judge(size, len(p.Data), rx.batch.control[i][:ncontrol], flags, p.FDs[:0:len(p.FDs)], len(p.FDs), i > last)
 		p.NFDs = len(got.FDs)
 		if p.Err == nil && got.PIDFD >= 0 {
 			_ = unix.Close(got.PIDFD)
@@ -154,5 +152,23 @@ func (rx *receiver) attemptBatch(fd uintptr) bool {
 	if rx.style != socketpair.Datagram && rx.resetFirst() {
 		rx.n, rx.errno = rx.batch.receive(int(fd), rx.count, rx.style)
 	}
-	return rx.errno != unix.EAGAIN || rx.stop
+	rx.full = ""
+	for i := range rx.n {
+		_, _, flags := rx.batch.result(i)
+		rx.noteFull(int(fd), flags)
+	}
+	return rx.errno != unix.EAGAIN || rx.lost.Load()
+}
+
+// lastFull returns the last message that has something in it. recvmmsg(2) goes on at the end of a
+// connection and returns it again and again, but nothing comes behind it: an empty message before
+// this one is a message.
+func (rx *receiver) lastFull() int {
+	for i := rx.n - 1; i >= 0; i-- {
+		n, ncontrol, _ := rx.batch.result(i)
+		if n > 0 || ncontrol > 0 && rx.style != socketpair.Stream { // the end of a stream may be stamped
+			return i
+		}
+	}
+	return -1
 }

@@ -152,3 +152,62 @@ func TestBatchWaits(t *testing.T) {
 		}
 	})
 }
+
+// recvmmsg(2) has emptied the queue when an empty packet in it is looked at. What lies behind it must not
+// be taken for the end: its descriptors would leak.
+func TestBatchBehindEmptyPacket(t *testing.T) {
+	eachConnOf(t, []socketpair.Style{socketpair.SeqPacket}, func(t *testing.T, a, b *scm.Conn) {
+		f := numbers(files(t, 2))
+		empty := func() {
+			if err := sysfd.Control(a, func(fd int) error { return unix.Sendmsg(fd, nil, nil, nil, 0) }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		empty()
+		for range 3 {
+			if err := a.SendFDs([]byte("x"), f); err != nil {
+				t.Fatal(err)
+			}
+			empty()
+		}
+		a.Close()
+		got := packets(16, 10, 2)
+		n, err := b.ReceiveBatch(got)
+		if n != 6 || err != nil {
+			t.Fatalf("%d messages, %v", n, err)
+		}
+		for i, p := range got[:n] {
+			if want := i % 2; p.N != want || p.NFDs != 2*want || p.Err != nil {
+				t.Errorf("message %d: %d bytes, %d descriptors, %v", i, p.N, p.NFDs, p.Err)
+			}
+			sysfd.CloseAll(p.FDs[:p.NFDs])
+		}
+		if n, err := b.ReceiveBatch(got); n != 0 || err != io.EOF {
+			t.Errorf("at the end: %d, %v", n, err)
+		}
+	})
+}
+
+// Closing what one message brought makes room, but not for what the next one has lost already.
+func TestBatchWithFullTable(t *testing.T) {
+	eachConn(t, func(t *testing.T, a, b *scm.Conn) {
+		f := numbers(files(t, 3))
+		for range 3 {
+			if err := a.SendFDs([]byte("x"), f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got := packets(3, 10, 3)
+		release := testutil.FillTable(t, 1)
+		n, err := b.ReceiveBatch(got)
+		release()
+		if n != 3 || err != nil {
+			t.Fatalf("%d messages, %v", n, err)
+		}
+		for i, p := range got {
+			if !errors.Is(p.Err, scm.ErrFilesLost) || !errors.Is(p.Err, unix.EMFILE) {
+				t.Errorf("message %d: %v", i, p.Err)
+			}
+		}
+	})
+}

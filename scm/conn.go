@@ -34,8 +34,8 @@ const MaxFDs = cmsg.MaxFDs
 //   - SOCK_STREAM delivers what is queued, then, if the other end was closed with unread messages of
 //     ours, [ErrPeerGone] once, then io.EOF.
 //   - SOCK_SEQPACKET, where the kernel reports the reset before the queued packets, is put into the
-//     same order here. An empty packet without descriptors is taken for what it is unless it is the
-//     last thing before the end.
+//     same order here. An empty packet without descriptors is taken for what it is, unless nothing
+//     but empty packets lies between it and the end.
 //   - SOCK_DGRAM has no end: on a pair whose other end was closed, Receive waits for its deadline.
 //     Only a Send tells, with ErrPeerGone; and that Send makes the kernel drop all messages that
 //     were still unread here, descriptors included. Receive what you want to have before you send
@@ -82,10 +82,13 @@ func Pair(style socketpair.Style) (a, b *Conn, err error) {
 	fds, err := sysfd.Socketpair(unix.AF_UNIX, int(style), 0)
 	if err != nil {
 		// The long way fails the same way and knows what to say.
-		if _, _, perr := socketpair.Create(unix.AF_UNIX, int(style), 0); perr != nil {
-			err = perr
+		x, y, perr := socketpair.Create(unix.AF_UNIX, int(style), 0)
+		if perr == nil { // there is room again; too late
+			_ = x.Close()
+			_ = y.Close()
+			perr = errors.WithMessage(err, "scm: create a pair")
 		}
-		return nil, nil, err
+		return nil, nil, perr
 	}
 	return newPaired(fds[0], style), newPaired(fds[1], style), nil
 }
@@ -159,7 +162,7 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	if err != nil {
 		return err
 	}
-	return d.SetDeadline(t)
+	return c.waitError(d.SetDeadline(t))
 }
 
 // SetReadDeadline is SetDeadline for Receive.
@@ -168,7 +171,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	if err != nil {
 		return err
 	}
-	return d.SetReadDeadline(t)
+	return c.waitError(d.SetReadDeadline(t))
 }
 
 // SetWriteDeadline is SetDeadline for Send.
@@ -177,7 +180,7 @@ func (c *Conn) SetWriteDeadline(t time.Time) error {
 	if err != nil {
 		return err
 	}
-	return d.SetWriteDeadline(t)
+	return c.waitError(d.SetWriteDeadline(t))
 }
 
 func (c *Conn) deadliner() (interface {

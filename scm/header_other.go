@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fdkit/fdkit/internal/cmsg"
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/socketpair"
 )
 
@@ -21,8 +22,7 @@ func (h *header) set(p, control []byte) { h.p, h.control = p, control }
 
 func (h *header) clear() { h.p, h.control = nil, nil }
 
-// send is sendmsg(2). x/sys adds a byte to an empty message that has control data, except on a
-// datagram socket; Conn refuses those before.
+// send is sendmsg(2). x/sys adds a byte to an empty message that has control data; Conn refuses those.
 func (h *header) send(fd, _ int) (int, syscall.Errno) {
 	for {
 		n, err := unix.SendmsgN(fd, h.p, h.control, nil, unix.MSG_DONTWAIT|messageNoSignal)
@@ -43,14 +43,19 @@ func (h *header) receive(fd, _ int, _ socketpair.Style) (n, ncontrol, flags int,
 		syscall.ForkLock.RLock()
 		defer syscall.ForkLock.RUnlock()
 	}
+	var err error
 	for {
-		var err error
 		n, ncontrol, flags, _, err = unix.Recvmsg(fd, p, h.control, unix.MSG_DONTWAIT|messageCloexec)
 		if errno = errnoOf(err); errno != unix.EINTR {
 			break
 		}
 	}
-	if errno != 0 {
+	if errno != 0 || err != nil {
+		// x/sys may dislike the sender's address, and the descriptors are here all the same.
+		sysfd.Discard(cmsg.Parse(h.control[:max(ncontrol, 0)], nil).FDs)
+		if errno == 0 {
+			errno = unix.EINVAL
+		}
 		return 0, 0, 0, errno
 	}
 	if messageCloexec == 0 {

@@ -89,7 +89,8 @@ type SocketInfo struct {
 // Inspect tells what a descriptor is: its own, or a received one before it is trusted. A receiver
 // that expects a listener, or must not get a directory into its sandbox, looks here first.
 //
-// It borrows c, changes nothing, and does not block. The error is that of fstat(2), or os.ErrClosed
+// It borrows c and changes nothing. It waits as fstat(2) does, for a server that does not answer if the
+// file is of a network or FUSE file system. The error is that of fstat(2), or os.ErrClosed
 // or net.ErrClosed.
 func Inspect(c syscall.Conn) (Info, error) {
 	var info Info

@@ -56,5 +56,12 @@ func stamping(fd int) bool {
 	return err == nil && on != 0
 }
 
+// What this kernel does that others do not.
+const (
+	tellsEnd         = true // POLLRDHUP and SIOCINQ tell the end from an empty packet
+	emptyTravels     = true // an empty packet with descriptors is one
+	fullMeansTooLong = true // ENOBUFS is about this message, not about the moment
+)
+
 // pollHangup is the event of a connection whose other end writes no more.
 const pollHangup = unix.POLLRDHUP

@@ -26,5 +26,12 @@ func cookieOf(int) uint64 { return 0 }
 
 func stamping(int) bool { return false }
 
+// What Linux does and this kernel does not, or was not seen to.
+const (
+	tellsEnd         = false
+	emptyTravels     = false // x/sys adds a byte
+	fullMeansTooLong = false // the receiver of a datagram is full
+)
+
 // pollHangup is the event of a connection whose other end is closed.
 const pollHangup = unix.POLLHUP

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"sync/atomic"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -22,7 +23,8 @@ import (
 // It blocks until a message, the read deadline, or Close. At the end of the stream it returns
 // io.EOF, bare. A message that does not fit is dropped whole, and its descriptors are closed when
 // the error is returned: [ErrTruncated] if p was too short, [ErrTooManyFiles] if more than maxFiles
-// came, [ErrFilesLost] if some did not get into this process. Further errors: [ErrPeerGone],
+// came, [ErrFilesLost] if some did not get into this process. (If close(2) of one takes long, which a
+// peer can arrange with SO_LINGER, it goes on in the background.) Further errors: [ErrPeerGone],
 // os.ErrDeadlineExceeded, net.ErrClosed.
 //
 // On a stream a message is what the kernel returns at once: it may begin in bytes that were sent
@@ -77,7 +79,8 @@ type receiver struct {
 	ncontrol int
 	flags    int
 	errno    syscall.Errno
-	stop     bool                  // do not wait
+	full     string                // descriptors were lost, and the table was this full
+	lost     *atomic.Bool          // the Conn's: do not wait
 	step     func(fd uintptr) bool // attempt
 
 	// Of ReceiveBatch; n is the number of messages.
@@ -90,7 +93,7 @@ type receiver struct {
 func (c *Conn) receiver() *receiver {
 	c.receiving.Lock()
 	if c.rx == nil {
-		rx := &receiver{style: c.style}
+		rx := &receiver{style: c.style, lost: &c.lost}
 		rx.step = rx.attempt
 		rx.batchStep = rx.attemptBatch
 		c.rx = rx
@@ -104,7 +107,9 @@ func (rx *receiver) attempt(fd uintptr) bool {
 	if rx.style == socketpair.SeqPacket && rx.resetFirst() {
 		rx.n, rx.ncontrol, rx.flags, rx.errno = rx.header.receive(int(fd), rx.nfds, rx.style)
 	}
-	return rx.errno != unix.EAGAIN || rx.stop
+	rx.full = ""
+	rx.noteFull(int(fd), rx.flags)
+	return rx.errno != unix.EAGAIN || rx.lost.Load()
 }
 
 // resetFirst reports whether the call is to be made again, to see what is behind a reset.
@@ -123,22 +128,30 @@ func (c *Conn) receive(p []byte, fds []int, maxFiles int) (int, cmsg.Received, e
 	if len(p) == 0 && c.style == socketpair.Stream {
 		return 0, cmsg.Received{}, &opError{op: "receive", kind: ErrTruncated, detail: "the buffer is empty", cause: os.ErrInvalid}
 	}
+	maxFiles = max(maxFiles, 0)
 	rx.nfds = maxFiles
-	rx.stop = c.lost.Load()
 	rx.header.set(p, rx.control[:])
 	err := c.read(rx.step)
 	rx.header.clear()
-	if err == nil && rx.errno != 0 {
-		err = c.receiveError(rx.errno)
-	}
-	if err != nil {
+	if err = c.received(err); err != nil {
 		return 0, cmsg.Received{}, err
 	}
-	n, got, err := c.judge(rx.n, len(p), rx.control[:rx.ncontrol], rx.flags, fds, maxFiles)
+	n, got, err := c.judge(rx.n, len(p), rx.control[:rx.ncontrol], rx.flags, fds, maxFiles, true)
 	if err == io.EOF {
 		err = c.endError()
 	}
 	return n, got, err
+}
+
+// received says how a wait and its system call ended.
+func (c *Conn) received(err error) error {
+	switch {
+	case c.lost.Load() && (err == os.ErrDeadlineExceeded || err == nil && c.rx.errno == unix.EAGAIN):
+		return c.receiveError(unix.ECONNREFUSED)
+	case err == nil && c.rx.errno != 0:
+		return c.receiveError(c.rx.errno)
+	}
+	return err
 }
 
 // endError is io.EOF, or the reset that was held back until all that was queued had been read.
@@ -151,8 +164,8 @@ func (c *Conn) endError() error {
 }
 
 // judge says whether a message came whole: of n bytes into a buffer of size, with control data and
-// flags. If it did not, its descriptors are closed.
-func (c *Conn) judge(n, size int, control []byte, flags int, fds []int, maxFiles int) (int, cmsg.Received, error) {
+// flags. If it did not, its descriptors are closed. mayEnd is false for one with others behind it.
+func (c *Conn) judge(n, size int, control []byte, flags int, fds []int, maxFiles int, mayEnd bool) (int, cmsg.Received, error) {
 	if len(control) == 0 && n > 0 && n <= size && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) == 0 {
 		return n, cmsg.Received{FDs: fds, PIDFD: -1}, nil
 	}
@@ -169,54 +182,54 @@ func (c *Conn) judge(n, size int, control []byte, flags int, fds []int, maxFiles
 	case n > size || flags&unix.MSG_TRUNC != 0:
 		err = &opError{op: "receive", kind: ErrTruncated, detail: fmt.Sprintf("%d bytes for %d", n, size)}
 	case len(got.FDs) > maxFiles:
-		err = &opError{op: "receive", kind: ErrTooManyFiles, detail: fmt.Sprintf("%d came, %d were asked for", len(got.FDs), max(maxFiles, 0))}
-	case n == 0 && len(got.FDs) == 0 && c.atEnd(got.HasCred):
+		err = &opError{op: "receive", kind: ErrTooManyFiles, detail: fmt.Sprintf("%d came, %d were asked for", len(got.FDs), maxFiles)}
+	case n == 0 && len(got.FDs) == 0 && mayEnd && c.atEnd(got.HasCred):
 		err = io.EOF
 	default:
-		err = raise(got.FDs)
+		err = raise(&got)
 	}
 	if err != nil {
-		sysfd.CloseAll(got.FDs)
-		if got.PIDFD >= 0 {
-			_ = unix.Close(got.PIDFD)
-		}
+		sysfd.Discard(append(got.FDs, got.PIDFD))
 		return 0, cmsg.Received{}, err
 	}
 	return n, got, nil
 }
 
 // filesLost says why descriptors of a message did not arrive. The control buffer has room for
-// everything, so it was not that.
+// everything, so it was not that. A table that is found full right after the call was full then;
+// one that is not may have been.
 func (c *Conn) filesLost(got *cmsg.Received) error {
-	detail := fmt.Sprintf("%d arrived and are closed", len(got.FDs))
-	var cause error
-	_ = sysfd.Control(c, func(fd int) error {
-		if sysfd.Full(fd) {
-			detail += "; " + sysfd.Usage()
-			cause = unix.EMFILE
-		}
-		return nil
-	})
-	if cause == nil {
-		detail += "; a security module refused the others"
-		cause = unix.EPERM
+	e := &opError{op: "receive", kind: ErrFilesLost, detail: fmt.Sprintf("%d arrived and are closed; ", len(got.FDs))}
+	switch {
+	case got.Refused > 0:
+		e.detail += "a security module refused the others"
+		e.cause = unix.EPERM
+	case c.rx.full != "":
+		e.detail += c.rx.full
+		e.cause = unix.EMFILE
+	default:
+		e.detail += "the descriptor table was full for a moment, or a security module refused the others"
 	}
-	return &opError{op: "receive", kind: ErrFilesLost, detail: detail, cause: cause}
+	return e
 }
 
-// raise moves descriptors away from 0, 1 and 2, which recvmsg(2) gives to a process that has closed
-// them: a library that prints would write into the file.
-func raise(fds []int) error {
-	for i, fd := range fds {
-		if fd > 2 {
-			continue
-		}
-		dup, err := sysfd.Dup(fd)
-		if err != nil {
+// noteFull remembers how this process stands to its limit, if flags say that descriptors were lost. It
+// must come right after the system call: what is closed later makes room.
+func (rx *receiver) noteFull(fd, flags int) {
+	if flags&unix.MSG_CTRUNC != 0 && rx.full == "" && sysfd.Full(fd) {
+		rx.full = sysfd.Usage()
+	}
+}
+
+// raise keeps the numbers 0, 1 and 2 from being given to anybody.
+func raise(got *cmsg.Received) (err error) {
+	for i := range got.FDs {
+		if got.FDs[i], err = sysfd.Raise(got.FDs[i]); err != nil {
 			return tableFull("receive", ErrFilesLost, "a number above 2 is needed", err)
 		}
-		_ = unix.Close(fd)
-		fds[i] = dup
+	}
+	if got.PIDFD, err = sysfd.Raise(got.PIDFD); err != nil {
+		return tableFull("receive", ErrFilesLost, "a number above 2 is needed", err)
 	}
 	return nil
 }
@@ -229,6 +242,9 @@ func (c *Conn) atEnd(stamped bool) bool {
 	case socketpair.SeqPacket:
 		if stamped {
 			return false // a packet has credentials, the end has none
+		}
+		if !tellsEnd {
+			return true
 		}
 	default:
 		return false
@@ -250,11 +266,8 @@ func (c *Conn) atEnd(stamped bool) bool {
 
 func (c *Conn) receiveError(errno syscall.Errno) error {
 	e := &opError{op: "receive", cause: os.NewSyscallError("recvmsg", errno)}
-	switch {
-	case gone(errno):
+	if gone(errno) {
 		e.kind = ErrPeerGone
-	case errno == unix.EAGAIN: // c.lost
-		e.kind, e.cause = ErrPeerGone, os.NewSyscallError("recvmsg", unix.ECONNREFUSED)
 	}
 	return e
 }

@@ -524,3 +524,95 @@ func TestUnreadDescriptorsDieWithTheSocket(t *testing.T) {
 		}
 	})
 }
+
+// A Receive that waits already when a Send finds out that the datagram peer is gone does not wait on.
+func TestReceiveIsToldThatDatagramPeerIsGone(t *testing.T) {
+	eachTier(t, []socketpair.Style{socketpair.Datagram}, func(t *testing.T, a, b *scm.Conn, receive receive) {
+		done := make(chan error, 1)
+		go func() {
+			_, _, err := receive(b, make([]byte, 10), 1)
+			done <- err
+		}()
+		a.Close()
+		if err := b.Send([]byte("x")); !errors.Is(err, scm.ErrPeerGone) {
+			t.Errorf("send: %v", err)
+		}
+		if err := wait(t, "receive", done); !errors.Is(err, scm.ErrPeerGone) {
+			t.Errorf("receive: %v", err)
+		}
+	})
+}
+
+// A peer that passes a socket that lingers decides how long close(2) takes. It must not hold up the
+// refusal, nor the Conn.
+func TestReceiveRefusesLingering(t *testing.T) {
+	testutil.NoLeaks(t)
+	a, b, err := scm.Pair(socketpair.SeqPacket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeAtEnd(t, a, b)
+	ln := listener(t)
+	client, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = client.(*net.TCPConn).SetLinger(15)
+	_ = client.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	for err == nil { // nobody reads
+		_, err = client.Write(make([]byte, 1<<20))
+	}
+	if err := a.Send([]byte("x"), client.(*net.TCPConn)); err != nil {
+		t.Fatal(err)
+	}
+	// Our copy must not linger itself: it is closed while the message holds the socket.
+	client.Close()
+	start := time.Now()
+	if _, err := b.Receive(make([]byte, 10), 0); !errors.Is(err, scm.ErrTooManyFiles) {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 5*time.Second {
+		t.Errorf("the refusal took %v", took)
+	}
+	server.Close() // resets, and ends the lingering
+}
+
+// broker uses numbers only, so nothing has started the runtime's poller when its table is full. The
+// runtime dies if it cannot start it; here it was started before the first descriptor could come.
+var broker = testutil.NewHelper("broker", func([]string) error {
+	limit := unix.Rlimit{Cur: 64, Max: 64}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	a, b, err := scm.Pair(socketpair.SeqPacket)
+	if err != nil {
+		return err
+	}
+	fds := make([]int, 10)
+	for {
+		if err := a.SendFDs([]byte("x"), []int{0}); err != nil {
+			return err
+		}
+		if _, _, err := b.ReceiveFDs(make([]byte, 1), fds); errors.Is(err, scm.ErrFilesLost) {
+			break
+		} else if err != nil {
+			return err
+		}
+	}
+	time.AfterFunc(10*time.Millisecond, func() { b.Close() })
+	if _, _, err := b.ReceiveFDs(make([]byte, 1), fds); err != net.ErrClosed {
+		return fmt.Errorf("waiting with a full table: %w", err)
+	}
+	return nil
+})
+
+func TestReceiveWaitsWithFullTable(t *testing.T) {
+	testutil.NoLeaks(t)
+	if err := broker.Command(t).Run(); err != nil {
+		t.Error(err)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -16,7 +17,8 @@ import (
 )
 
 // Send sends p with the descriptors of fds, in this order, as one message. It borrows them: the
-// caller still owns each one, and may close it as soon as Send returns, or while it waits.
+// caller still owns each one, and may close it as soon as Send returns, or while it waits. (Not on
+// macOS and the BSDs, which duplicate at the receive: wait for an answer there.)
 //
 // Send blocks while the socket has no room, until the write deadline or Close. On a stream p may be
 // of any length and is sent to its end; descriptors go with its first byte. A packet must fit.
@@ -67,7 +69,7 @@ func (c *Conn) checkSend(p []byte, nfds int) error {
 }
 
 func (c *Conn) mayBeEmpty(nfds int) bool {
-	return c.style == socketpair.Datagram || c.style == socketpair.SeqPacket && nfds > 0
+	return (c.style == socketpair.Datagram || c.style == socketpair.SeqPacket && nfds > 0) && emptyTravels
 }
 
 // A sender is the state of the one Send that is under way. It is made at the first: many Conns are
@@ -270,8 +272,8 @@ func (c *Conn) sendError(errno syscall.Errno, n int, fds []int) error {
 		e.kind = ErrPeerGone
 		// The kernel has dropped what was unread here, and an end without a name can be reached by
 		// nobody else: a Receive would wait for ever.
-		if c.style == socketpair.Datagram && c.unnamed {
-			c.lost.Store(true)
+		if c.style == socketpair.Datagram && c.unnamed && !c.lost.Swap(true) {
+			_ = c.SetReadDeadline(time.Unix(1, 0)) // wakes one that waits already
 		}
 	case errno == unix.EPERM && len(fds) > 0:
 		e.kind = ErrRefused
@@ -281,9 +283,12 @@ func (c *Conn) sendError(errno syscall.Errno, n int, fds []int) error {
 	case errno == unix.ETOOMANYREFS:
 		e.kind = ErrInFlight
 		e.detail = fmt.Sprintf("RLIMIT_NOFILE of the sender, %d, bounds them for its user", sysfd.Limit())
-	case errno == unix.EMSGSIZE || errno == unix.ENOBUFS:
+	case errno == unix.EMSGSIZE || errno == unix.ENOBUFS && fullMeansTooLong:
 		e.kind = ErrTooLong
 		e.detail = fmt.Sprintf("%d bytes", n)
+		if len(fds) > 0 {
+			e.detail += fmt.Sprintf(" and %d descriptors", len(fds))
+		}
 	case errno == unix.EBADF:
 		e.kind = ErrNotSendable
 		e.detail = "not open"

@@ -19,8 +19,8 @@ import (
 // A number can be claimed once in the life of a process, here or with scm.Inherit; the second
 // claim is [ErrClaimed], because by then the number may belong to another file. The socket becomes
 // close-on-exec, nonblocking, and part of the runtime's poller. A number that is not open is
-// EBADF, another kind of file ENOTSOCK, another namespace [ErrNotUnix], a listening or unconnected
-// socket an error of package net or EINVAL.
+// EBADF, another kind of file ENOTSOCK, another namespace [ErrNotUnix], a listening socket
+// [ErrListening]. Whether it is connected is not asked: a bound datagram socket need not be.
 func Inherit(fd uintptr) (*net.UnixConn, error) {
 	number := int(fd)
 	if err := sysfd.ClaimUnix(number); err != nil {

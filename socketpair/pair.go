@@ -94,7 +94,11 @@ func create(namespace, style, protocol int) ([2]int, error) {
 // the short-lived file out of the poller, and FileConn sets the nonblocking mode that both share.
 func conn(fd int) (*net.UnixConn, error) {
 	f := os.NewFile(uintptr(fd), "socketpair")
-	c, err := net.FileConn(f)
+	err := sysfd.StartPoller()
+	var c net.Conn
+	if err == nil {
+		c, err = net.FileConn(f)
+	}
 	_ = f.Close()
 	if err != nil {
 		return nil, errors.WithMessage(err, "socketpair: make a connection of an end")

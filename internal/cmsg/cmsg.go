@@ -13,14 +13,8 @@ const (
 	// its SCM_RIGHTS headers together. No header file exports it.
 	MaxFDs = 253
 
-	// BufferSize is the room for control messages that no message outgrows: 253 descriptors,
-	// credentials, a pidfd, a timestamp and the unread count need 1144 bytes on Linux, the rest is
-	// for a security label. With a constant buffer of this size MSG_CTRUNC has one meaning: the
-	// descriptors did not get into this process.
-	BufferSize = 1144 + 392
-
 	// RightsSize is the room for one SCM_RIGHTS header with MaxFDs descriptors, on any system.
-	RightsSize = 16 + 4*(MaxFDs+1)
+	RightsSize = 32 + 4*(MaxFDs+1)
 
 	// CredentialsSize is the room for one SCM_CREDENTIALS header, on any system.
 	CredentialsSize = 16 + 16

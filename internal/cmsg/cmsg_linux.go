@@ -6,6 +6,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// BufferSize is the room for control messages that no message outgrows: 253 descriptors, credentials, a
+// pidfd, a timestamp and the unread count need 1144 bytes, the rest is for a security label. With a
+// constant buffer of this size MSG_CTRUNC has one meaning: the descriptors did not get into this
+// process.
+const BufferSize = 1144 + 392
+
 // AppendCredentials appends an SCM_CREDENTIALS message to b. It allocates nothing if b has room
 // (CredentialsSize).
 func AppendCredentials(b []byte, c Credentials) []byte {

@@ -54,6 +54,17 @@ func askConn[T any](c syscall.Conn, f func(fd int) (T, error)) (v T, err error) 
 	return v, err
 }
 
+// Raise moves fd away from 0, 1 and 2, which the kernel gives to a process that has closed them: a library
+// that prints would write into the file. After an error fd is closed; a negative one it returns.
+func Raise(fd int) (int, error) {
+	if fd < 0 || fd > 2 {
+		return fd, nil
+	}
+	dup, err := Dup(fd)
+	_ = unix.Close(fd)
+	return dup, err
+}
+
 // Dup returns another number for the open file of fd, close-on-exec and never 0, 1 or 2: a child
 // or a library that prints would otherwise write into it.
 func Dup(fd int) (int, error) {

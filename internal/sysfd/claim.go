@@ -28,6 +28,7 @@ var claims struct {
 // An inherited number is a promise of the parent that can be kept once. Claimed twice it would
 // close, at the second Close, whatever file has got the number meanwhile.
 func ClaimUnix(fd int) error {
+	_ = StartPoller() // as early as can be; who needs it asks again
 	claims.Lock()
 	defer claims.Unlock()
 	if claims.numbers[fd] {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -77,6 +78,9 @@ func (h *Handle) Join() (syscall.RawConn, error) {
 	if raw, ok := h.Joined(); ok {
 		return raw, nil
 	}
+	if err := StartPoller(); err != nil {
+		return nil, err
+	}
 	if err := unix.SetNonblock(fd, true); err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
@@ -115,6 +119,8 @@ func (h *Handle) Close() error {
 		if h.state.CompareAndSwap(n, n+closing) {
 			if n == 0 {
 				h.release()
+			} else if file := h.file.Load(); file != nil {
+				_ = file.SetDeadline(time.Unix(1, 0)) // whoever waits must not wait for the last user
 			}
 			return nil
 		}

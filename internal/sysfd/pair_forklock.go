@@ -11,6 +11,7 @@ import (
 // Socketpair is socketpair(2) with both ends close-on-exec. This system has no SOCK_CLOEXEC, so
 // the fork lock keeps a child from inheriting the ends before they are marked.
 func Socketpair(domain, style, protocol int) ([2]int, error) {
+	_ = StartPoller() // as early as can be; who needs it asks again
 	syscall.ForkLock.RLock()
 	defer syscall.ForkLock.RUnlock()
 	fds, err := unix.Socketpair(domain, style, protocol)
