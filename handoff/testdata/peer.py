@@ -101,8 +101,11 @@ class Channel:
         low, high = struct.unpack(">HH", theirs[VERSIONS])
         if max(low, oldest) > min(high, newest) or theirs[NAME] != name:
             step("refused")
-            self.send(ABORT, record(REASON, b"another version or service"))
-            self.receive(ABORT, ABORTED)
+            try:
+                self.send(ABORT, record(REASON, b"another version or service"))
+                self.receive(ABORT, ABORTED, timeout=1)
+            except (Dead, OSError):
+                pass  # it has said so first, and left
             sys.exit()
 
 
