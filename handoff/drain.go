@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/internal/sysfd"
 )
 
 // A Server serves listeners of the service: an *http.Server, or one that is nothing but an accept loop.
@@ -112,11 +114,26 @@ func (s *listeners) release(ctx context.Context, change chan struct{}) (stop fun
 	}
 }
 
-func (s *listeners) open() (all []*conn) {
+// count returns how many connections are open.
+func (s *listeners) count() (n int) {
 	for _, l := range s.list() {
-		all = append(all, l.open()...)
+		n += l.count()
 	}
-	return all
+	return n
+}
+
+// cut closes what is open, and returns how many connections that were. What two drains cut at once is
+// counted by one of them.
+func (s *listeners) cut() (n int) {
+	for _, l := range s.list() {
+		for _, c := range l.open() {
+			if l.remove(c) {
+				n++
+			}
+			_ = c.Close()
+		}
+	}
+	return n
 }
 
 // A serverDrain waits for connections of which it knows nothing.
@@ -150,8 +167,7 @@ func (d *serverDrain) drain(ctx context.Context, _ time.Duration) (drained, erro
 	}
 	var err error
 	for done := false; ; {
-		open := d.open()
-		if done && len(open) == 0 {
+		if done && d.count() == 0 {
 			return drained{}, err
 		}
 		select {
@@ -162,17 +178,13 @@ func (d *serverDrain) drain(ctx context.Context, _ time.Duration) (drained, erro
 				err = nil // no news
 			}
 		case <-ctx.Done():
-			return cut(ctx, d.open(), drained{})
+			return wasCut(ctx, drained{cut: d.cut()})
 		}
 	}
 }
 
-// cut closes what is still open.
-func cut(ctx context.Context, open []*conn, result drained) (drained, error) {
-	for _, c := range open {
-		_ = c.Close()
-	}
-	result.cut += len(open)
+// wasCut makes the error of a drain at the end of its time.
+func wasCut(ctx context.Context, result drained) (drained, error) {
 	if result.cut == 0 {
 		return result, nil
 	}
@@ -196,8 +208,8 @@ type httpDrain struct {
 	closing atomic.Bool   // answers say close
 	change  chan struct{} // once closing
 
-	mu    sync.Mutex
-	conns map[net.Conn]*httpConn
+	mu      sync.Mutex
+	foreign map[net.Conn]*httpConn // that are not from our listeners
 }
 
 // An httpConn is a connection as http.Server tells of it.
@@ -213,7 +225,7 @@ type httpConn struct {
 type httpConnKey struct{}
 
 func newHTTPDrain(srv *http.Server) *httpDrain {
-	d := &httpDrain{srv: srv, change: make(chan struct{}, 1), conns: map[net.Conn]*httpConn{}}
+	d := &httpDrain{srv: srv, change: make(chan struct{}, 1), foreign: map[net.Conn]*httpConn{}}
 	handler, hook, connContext := srv.Handler, srv.ConnState, srv.ConnContext
 	if handler == nil {
 		handler = http.DefaultServeMux
@@ -284,10 +296,11 @@ func (d *httpDrain) begin(c net.Conn) *httpConn {
 	if h.sock != nil {
 		d.add(h.sock.listener)
 		h.sock.served.Store(h)
+		return h
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.conns[c] = h
+	d.foreign[c] = h
 	return h
 }
 
@@ -298,22 +311,16 @@ func (h *httpConn) set(s http.ConnState) {
 
 // track is the ConnState hook.
 func (d *httpDrain) track(c net.Conn, s http.ConnState) {
-	switch s {
-	case http.StateClosed, http.StateHijacked:
-		d.mu.Lock()
-		h := d.conns[c]
-		delete(d.conns, c)
-		d.mu.Unlock()
-		if h != nil {
-			h.set(s)
+	if h := d.find(c); h != nil {
+		if t, ok := c.(*tls.Conn); ok && (s == http.StateActive || s == http.StateIdle) {
+			// The handshake, whose lock this takes, is over.
+			h.http2.Store(t.ConnectionState().NegotiatedProtocol == "h2")
 		}
-	default:
-		if h := d.find(c); h != nil {
-			if t, ok := c.(*tls.Conn); ok && s != http.StateNew {
-				// The handshake, whose lock this takes, is over.
-				h.http2.Store(t.ConnectionState().NegotiatedProtocol == "h2")
-			}
-			h.set(s)
+		h.set(s)
+		if h.sock == nil && (s == http.StateClosed || s == http.StateHijacked) {
+			d.mu.Lock()
+			delete(d.foreign, c)
+			d.mu.Unlock()
 		}
 	}
 	if d.closing.Load() {
@@ -327,7 +334,7 @@ func (d *httpDrain) find(c net.Conn) *httpConn {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.conns[c]
+	return d.foreign[c]
 }
 
 // waitsForGoAway reports whether Shutdown ends the connection in good order, or leaves it alone.
@@ -355,8 +362,11 @@ func (h *httpConn) silent(start time.Time, grace time.Duration) bool {
 		return false
 	}
 	limit := time.Now().Add(-grace)
-	return start.Before(limit) && programStart.Add(time.Duration(h.since.Load())).Before(limit) &&
-		(h.sock == nil || !h.sock.heardSince(limit))
+	if !start.Before(limit) || !programStart.Add(time.Duration(h.since.Load())).Before(limit) {
+		return false
+	}
+	// After a SIGSTOP a request may be waiting longer than anybody has looked.
+	return h.sock == nil || !h.sock.heardSince(limit) && !sysfd.Readable(h.sock)
 }
 
 // drain waits for a new connection until it has asked and was answered. A kept-alive one gets its next
@@ -370,14 +380,13 @@ func (d *httpDrain) drain(ctx context.Context, grace time.Duration) (result drai
 	defer look.Stop()
 	var shutdown chan error
 	for {
-		open, blocking := d.left()
-		if blocking == 0 && shutdown == nil {
+		if shutdown == nil && !d.needed() {
 			shutdown = make(chan error, 1)
 			go func() { shutdown <- d.srv.Shutdown(ctx) }()
 		}
 		ended := shutdown
-		if open > 0 {
-			ended = nil
+		if d.count() > 0 {
+			ended = nil // hijacked ones, which Shutdown leaves alone
 		}
 		select {
 		case err := <-ended:
@@ -394,54 +403,55 @@ func (d *httpDrain) drain(ctx context.Context, grace time.Duration) (result drai
 	}
 }
 
-// left returns how many connections are open and how many of them Shutdown would harm.
-func (d *httpDrain) left() (open, blocking int) {
-	for _, c := range d.open() {
-		open++
-		if !c.served.Load().waitsForGoAway() {
-			blocking++
+// needed reports whether there is a connection that Shutdown would harm.
+func (d *httpDrain) needed() bool {
+	for _, l := range d.list() {
+		if l.any(func(c *conn) bool { return !c.served.Load().waitsForGoAway() }) {
+			return true
 		}
 	}
-	for _, h := range d.foreign() {
-		open++
-		if !h.waitsForGoAway() {
-			blocking++
-		}
-	}
-	return open, blocking
-}
-
-// foreign returns the connections that are not from our listeners.
-func (d *httpDrain) foreign() (all []*httpConn) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, h := range d.conns {
-		if h.sock == nil {
-			all = append(all, h)
+	for _, h := range d.foreign {
+		if !h.waitsForGoAway() {
+			return true
 		}
+	}
+	return false
+}
+
+func (d *httpDrain) closeSilent(start time.Time, grace time.Duration) (n int) {
+	for _, h := range d.all() {
+		if h.silent(start, grace) {
+			h.set(http.StateClosed) // once
+			_ = h.conn.Close()
+			n++
+		}
+	}
+	return n
+}
+
+func (d *httpDrain) all() (all []*httpConn) {
+	for _, l := range d.list() {
+		for _, c := range l.open() {
+			if h := c.served.Load(); h != nil {
+				all = append(all, h)
+			}
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, h := range d.foreign {
+		all = append(all, h)
 	}
 	return all
 }
 
-func (d *httpDrain) closeSilent(start time.Time, grace time.Duration) (n int) {
-	d.mu.Lock()
-	var silent []*httpConn
-	for _, h := range d.conns {
-		if h.silent(start, grace) {
-			silent = append(silent, h)
-		}
-	}
-	d.mu.Unlock()
-	for _, h := range silent {
-		h.set(http.StateClosed) // once
-		_ = h.conn.Close()
-	}
-	return len(silent)
-}
-
 func (d *httpDrain) cut(ctx context.Context, result drained) (drained, error) {
-	open, foreign := d.open(), d.foreign()
+	result.cut = d.listeners.cut()
+	d.mu.Lock()
+	result.cut += len(d.foreign)
+	d.mu.Unlock()
 	_ = d.srv.Close()
-	result.cut = len(foreign)
-	return cut(ctx, open, result)
+	return wasCut(ctx, result)
 }

@@ -776,7 +776,8 @@ func (l *httpLoad) stop() (all []error) {
 // Generations of a server replace each other under load, and nothing is lost.
 func TestDrainUnderLoad(t *testing.T) {
 	testutil.NoLeaks(t)
-	const generations, minimum = 20, 1000 // requests in a second, of all clients
+	// The minimum, in requests of all clients in a second, is for two busy cores and the race detector.
+	const generations, minimum = 20, 300
 	handler := http.HandlerFunc(answerOK)
 	current := serveHTTPOn(t, &http.Server{Handler: handler}, newTestListener(t, "tcp", false))
 	load := startHTTPLoad(current.ln.Addr().String(), 24)
@@ -802,8 +803,8 @@ func TestDrainUnderLoad(t *testing.T) {
 		}
 		idle += result.idle
 		current = next
-		enough := answered() + 200
-		testutil.Eventually(t, "200 answers", func() bool { return answered() > enough })
+		enough := answered() + 100
+		testutil.Eventually(t, "100 answers", func() bool { return answered() > enough })
 	}
 	took := time.Since(begin)
 	for _, err := range load.stop() {

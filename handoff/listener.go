@@ -167,6 +167,18 @@ func (l *listener) open() []*conn {
 	return all
 }
 
+// any reports whether f holds for a connection that is open.
+func (l *listener) any(f func(c *conn) bool) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for c := range l.conns {
+		if f(c) {
+			return true
+		}
+	}
+	return false
+}
+
 func (l *listener) add(s stream) *conn {
 	c := newConn(l, s)
 	l.mu.Lock()
@@ -176,9 +188,12 @@ func (l *listener) add(s stream) *conn {
 	return c
 }
 
-func (l *listener) remove(c *conn) {
+// remove lets c count no longer, and reports whether it did.
+func (l *listener) remove(c *conn) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	_, counted := l.conns[c]
 	delete(l.conns, c)
 	l.changed()
+	return counted
 }

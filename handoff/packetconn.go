@@ -63,8 +63,6 @@ func (c *packetConn) release() error { return c.gate.release() }
 
 func (c *packetConn) waiting() <-chan struct{} { return c.gate.waiting() }
 
-func (c *packetConn) released() <-chan struct{} { return c.gate.released() }
-
 // dropped returns how many datagrams the kernel has dropped, since the socket was made, for want of
 // room in its queue (it counts modulo 2^32). They are those of all processes that hold the socket.
 func (c *packetConn) dropped() (uint32, error) { return dropped(c.sock) }

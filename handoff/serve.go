@@ -11,8 +11,14 @@ import (
 )
 
 // idleGrace is how long a drain waits for the next request of a kept-alive connection, which it answers
-// with "Connection: close". After that the connection is closed.
-const idleGrace = 500 * time.Millisecond
+// with "Connection: close": until three quarters of its time are over, or half a minute. To close
+// one earlier gains nothing, and its client may be sending at that very moment.
+func idleGrace(ctx context.Context) time.Duration {
+	if deadline, ok := ctx.Deadline(); ok {
+		return max(time.Until(deadline)*3/4, 0)
+	}
+	return 30 * time.Second
+}
 
 // Serve serves ln, a listener of [Service.Listen] or one made of it such as crypto/tls's, with srv, an
 // *http.Server or another [Server], until the service is handed over or stopped; it returns nil
@@ -40,7 +46,7 @@ func (s *Service) draining(srv Server) draining {
 // Drain finishes what is under way and returns when the last connection has ended. Call it when
 // [Service.Stopping] is closed. No request is lost: what is queued is accepted and served if nobody
 // follows; every connection gets its next request answered, with "Connection: close"; one that
-// stays silent for half a second is closed. When ctx is done the rest is cut, and the *[CutError]
+// stays silent is closed when three quarters of the time are over. When ctx is done the rest is cut, and the *[CutError]
 // says how many that were. Connections that the program accepts by itself are waited for too.
 //
 // Afterwards nothing of the service is left in this process, and the paths of its Unix sockets are gone
@@ -95,14 +101,15 @@ func (s *Service) drainAll(ctx context.Context) (cut int) {
 			rest.add(k.listener)
 		}
 	}
+	grace := idleGrace(ctx)
 	var mu sync.Mutex
 	var drained sync.WaitGroup
 	for _, d := range append(drains[:len(drains):len(drains)], rest) {
 		drained.Go(func() {
-			result, _ := d.drain(ctx, idleGrace)
+			result, _ := d.drain(ctx, grace)
 			mu.Lock()
 			defer mu.Unlock()
-			cut = max(cut, result.cut) // rest sees those of the others as well
+			cut += result.cut // each is counted by the one that cut it
 		})
 	}
 	drained.Wait()
