@@ -156,11 +156,18 @@ func (s *Service) serveControl() {
 	c.ln.resume()
 	s.background.Go(func() {
 		for {
-			conn, err := c.ln.Accept()
-			if err != nil {
-				return // released
+			accepted, err := c.ln.Accept()
+			switch {
+			case err == nil:
+				s.background.Go(func() { s.welcome(accepted) })
+			case errors.Is(err, net.ErrClosed):
+				return
+			default: // a full descriptor table; nothing tells when it has room again
+				select {
+				case <-time.After(50 * time.Millisecond):
+				case <-c.ln.released():
+				}
 			}
-			s.background.Go(func() { s.welcome(conn) })
 		}
 	})
 }

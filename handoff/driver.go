@@ -305,6 +305,8 @@ func authenticate(ctx context.Context, c *scm.Conn, policy credentials.Policy) (
 	}
 	if err = policy.CheckSender(&peer); err == nil && peer.Process == nil {
 		err = ErrUnpinned
+		// It may know why. A stranger is told nothing.
+		_ = c.Send(newFrame(frameAbort, 0, abort(err)))
 	}
 	if err != nil {
 		_ = peer.Close()

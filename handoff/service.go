@@ -105,7 +105,10 @@ func (s *Service) find(ctx context.Context) error {
 		if err != nil {
 			return errors.WithMessagef(err, "handoff: $%s", childVariable)
 		}
-		return s.takeFrom(ctx, c)
+		if err := s.takeFrom(ctx, c); !errors.Is(err, ErrPredecessorGone) {
+			return err
+		}
+		// It died before it had handed over. Somebody must serve.
 	}
 	if s.options.Socket == "" {
 		return nil

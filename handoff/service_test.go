@@ -23,6 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/internal/testutil"
 )
 
@@ -60,7 +61,7 @@ var aService = testutil.NewHelper("service", func([]string) error {
 	if err != nil {
 		return err
 	}
-	ln, err := svc.Listen("tcp", "127.0.0.1:0")
+	ln, err := svc.Listen("tcp", c.TCP)
 	if err != nil {
 		return err
 	}
@@ -90,6 +91,7 @@ var aService = testutil.NewHelper("service", func([]string) error {
 
 type serviceConfig struct {
 	Socket, Unix    string
+	TCP             string
 	Deadlines       Deadlines
 	Force           bool
 	FailBeforeReady bool
@@ -101,8 +103,8 @@ type serviceConfig struct {
 }
 
 func (c serviceConfig) injectFault() {
-	if c.Do == "" {
-		return
+	if _, child := os.LookupEnv(childVariable); c.Do == "" || child && c.Role == "predecessor" {
+		return // what strikes the first generation must not strike its successors
 	}
 	var once atomic.Bool
 	probe = func(role string, at step, before string) {
@@ -114,13 +116,19 @@ func (c serviceConfig) injectFault() {
 			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
 			select {}
 		case "stop":
+			fmt.Printf("{\"Event\":\"stopping\",\"PID\":%d}\n", os.Getpid())
 			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
 		case "fill":
+			// For a while: one that stays full cannot accept anything from anybody.
+			var fill []int
 			for {
-				if _, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0); err != nil {
-					return
+				fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
+				if err != nil {
+					break
 				}
+				fill = append(fill, fd)
 			}
+			time.AfterFunc(400*time.Millisecond, func() { sysfd.CloseAll(fill) })
 		}
 	}
 }
@@ -137,6 +145,8 @@ type running struct {
 	t     testing.TB
 	lines chan line
 	ended chan error
+
+	complaints *strings.Builder // complete when ended
 }
 
 // launch starts a generation.
@@ -148,7 +158,8 @@ func launch(t testing.TB, c serviceConfig) *running {
 	}
 	cmd := aService.Command(t)
 	cmd.Env = append(cmd.Env, "SERVICE="+string(b))
-	cmd.Stderr = nil
+	complaints := new(strings.Builder)
+	cmd.Stderr = complaints
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -156,7 +167,7 @@ func launch(t testing.TB, c serviceConfig) *running {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	r := &running{Cmd: cmd, t: t, lines: make(chan line, 1000), ended: make(chan error, 1)}
+	r := &running{Cmd: cmd, t: t, lines: make(chan line, 1000), ended: make(chan error, 1), complaints: complaints}
 	go func() {
 		lines := bufio.NewScanner(out)
 		for lines.Scan() {
@@ -165,8 +176,9 @@ func launch(t testing.TB, c serviceConfig) *running {
 				r.lines <- l
 			}
 		}
+		err := cmd.Wait()
 		close(r.lines)
-		r.ended <- cmd.Wait()
+		r.ended <- err
 	}()
 	t.Cleanup(func() { _ = cmd.Process.Kill() })
 	return r
@@ -181,7 +193,7 @@ func (r *running) await(events ...string) line {
 		select {
 		case l, ok := <-r.lines:
 			if !ok {
-				r.t.Fatalf("the service ended without any of %q; it said %q", events, seen)
+				r.t.Fatalf("the service ended without any of %q; it said %q and %q", events, seen, r.complaints)
 			}
 			for _, e := range events {
 				if l.Event == e {
@@ -198,7 +210,7 @@ func (r *running) await(events ...string) line {
 func config(t testing.TB) serviceConfig {
 	dir := t.TempDir()
 	return serviceConfig{
-		Socket: filepath.Join(dir, "control"), Unix: filepath.Join(dir, "web"),
+		Socket: filepath.Join(dir, "control"), Unix: filepath.Join(dir, "web"), TCP: "127.0.0.1:0",
 		Deadlines: Deadlines{Probation: 50 * time.Millisecond},
 	}
 }

@@ -1,0 +1,346 @@
+//go:build linux
+
+package handoff
+
+import (
+	"bufio"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/socketpair"
+)
+
+// A point is a moment of the protocol at which a test lets something happen to one side.
+type point struct {
+	role   string
+	at     step
+	before string // the task, "" for the arrival at the step
+}
+
+func (p point) String() string {
+	s := p.role + "@" + p.at.String()
+	if p.before != "" {
+		s += " before " + p.before
+	}
+	return s
+}
+
+// points are all moments of a handoff that goes well, as the machines themselves pass them.
+func points(t *testing.T) []point {
+	t.Helper()
+	var mu sync.Mutex
+	var all []point
+	seen := map[point]bool{}
+	probe = func(role string, at step, before string) {
+		mu.Lock()
+		defer mu.Unlock()
+		if p := (point{role, at, before}); !seen[p] {
+			seen[p] = true
+			all = append(all, p)
+		}
+	}
+	defer func() { probe = nil }()
+	ctx := t.Context()
+	p, s := pair(t, socketpair.SeqPacket)
+	done := make(chan error, 1)
+	go func() {
+		done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Millisecond}})
+	}()
+	to, err := Take(ctx, s, Wish{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	to.Serving()
+	if err := errors.Join(to.Wait(ctx), <-done); err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// The table of steps and the moments at which the crash tests strike must not drift apart.
+func TestEveryStepHasItsPoints(t *testing.T) {
+	have := map[string]bool{}
+	for _, p := range points(t) {
+		have[p.role+"@"+p.at.String()] = true
+	}
+	for at := range stepCount {
+		if at == stepAborting || at == stepKilling {
+			continue // not on the way of a handoff that goes well
+		}
+		for _, role := range []string{"predecessor", "successor"} {
+			if name := role + "@" + at.String(); !have[name] {
+				t.Errorf("no crash test strikes at %s", name)
+			}
+		}
+	}
+}
+
+// clients ask all the time, on new connections and on kept-alive ones, and never retry.
+type clients struct {
+	stop    chan struct{}
+	working sync.WaitGroup
+	mu      sync.Mutex
+	answers int
+	refused []string // no connection, so nobody can excuse it
+	cut     []string // the connection ended without an answer
+}
+
+func (c *clients) run(network, address string, keep bool) {
+	c.working.Go(func() {
+		var conn net.Conn
+		var in *bufio.Reader
+		defer func() {
+			if conn != nil {
+				conn.Close()
+			}
+		}()
+		for {
+			select {
+			case <-c.stop:
+				return
+			default:
+			}
+			if conn != nil && hasEnded(conn) {
+				conn.Close()
+				conn = nil
+			}
+			if conn == nil {
+				var err error
+				if conn, err = net.Dial(network, address); err != nil {
+					c.failed(&c.refused, err)
+					time.Sleep(5 * time.Millisecond) // or it would fill the log
+					continue
+				}
+				in = bufio.NewReader(conn)
+			}
+			closing, err := exchange(conn, in)
+			if err != nil {
+				c.failed(&c.cut, err)
+			} else {
+				c.mu.Lock()
+				c.answers++
+				c.mu.Unlock()
+			}
+			if err != nil || closing || !keep {
+				conn.Close()
+				conn = nil
+			}
+		}
+	})
+}
+
+func (c *clients) failed(list *[]string, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	*list = append(*list, time.Now().Format("05.000 ")+err.Error())
+}
+
+func exchange(conn net.Conn, in *bufio.Reader) (closing bool, err error) {
+	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
+		return false, err
+	}
+	resp, err := http.ReadResponse(in, nil)
+	if err != nil {
+		return false, err
+	}
+	defer resp.Body.Close()
+	_, err = io.Copy(io.Discard, resp.Body)
+	return resp.Close, err
+}
+
+// hasEnded notices a FIN before a connection is used again.
+func hasEnded(c net.Conn) bool {
+	raw, err := c.(syscall.Conn).SyscallConn()
+	if err != nil {
+		return true
+	}
+	ended := false
+	_ = raw.Control(func(fd uintptr) {
+		n, _, err := unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		ended = n == 0 && err == nil || err != nil && err != unix.EAGAIN
+	})
+	return ended
+}
+
+// clientsOf are as many as may lose one request when the process that answers them is killed.
+const clientsOf = 6
+
+func startClients(c serviceConfig, addr string) *clients {
+	all := &clients{stop: make(chan struct{})}
+	for range 2 {
+		all.run("tcp", addr, false)
+		all.run("tcp", addr, true)
+	}
+	all.run("unix", c.Unix, false)
+	all.run("unix", c.Unix, true)
+	return all
+}
+
+func TestCrash(t *testing.T) {
+	for _, what := range []string{"kill", "stop", "fill"} {
+		for _, variant := range []string{"path", "child"} {
+			for _, p := range points(t) {
+				t.Run(what+"/"+variant+"/"+p.String(), func(t *testing.T) {
+					t.Parallel()
+					crash(t, what, variant, p)
+				})
+			}
+		}
+	}
+}
+
+func crash(t *testing.T, what, variant string, p point) {
+	c := config(t)
+	if what == "stop" {
+		c.Deadlines = Deadlines{
+			Hello: 300 * time.Millisecond, Offer: 300 * time.Millisecond, Rehearse: 300 * time.Millisecond,
+			Commit: 300 * time.Millisecond, Answer: 200 * time.Millisecond,
+			MaxPause: 200 * time.Millisecond,
+		}
+	}
+	c.Deadlines.Probation = 300 * time.Millisecond
+	c.TCP = freePort(t)
+	faulty := c
+	faulty.Role, faulty.Step, faulty.Before, faulty.Do = p.role, p.at, p.before, what
+
+	one := c
+	if p.role == "predecessor" || variant == "child" {
+		one = faulty
+	}
+	first := launch(t, one)
+	ready := first.await("ready")
+	load := startClients(c, ready.Addr)
+
+	var second *running
+	if variant == "path" {
+		two := c
+		if p.role == "successor" {
+			two = faulty
+		}
+		second = launch(t, two)
+	} else {
+		_ = syscall.Kill(ready.PID, syscall.SIGHUP)
+		second = first
+	}
+	settle(t, what, first, second)
+
+	// Somebody serves, and hands on.
+	c.Deadlines = Deadlines{}
+	third, next := launchUntilReady(t, c)
+	mustServe(t, c, ready.Addr, next.PID)
+	close(load.stop)
+	load.working.Wait()
+	_ = third.Process.Signal(syscall.SIGTERM)
+	third.await("end")
+
+	refusedOK, cutOK := allowed(what, p)
+	if n := len(load.refused); n > 0 && !refusedOK {
+		t.Errorf("%d connections refused: %q", n, load.refused[:min(n, 3)])
+	}
+	if n := len(load.cut); n > cutOK {
+		t.Errorf("%d requests not answered, %d could not be: %q", n, cutOK, load.cut[:min(n, 8)])
+	}
+	if load.answers == 0 {
+		t.Error("no request was answered at all")
+	}
+}
+
+// launchUntilReady starts a successor, again if the predecessor refuses: with a full descriptor table
+// it cannot pin anybody.
+func launchUntilReady(t *testing.T, c serviceConfig) (*running, line) {
+	t.Helper()
+	for range 10 {
+		r := launch(t, c)
+		for l := range r.lines {
+			if l.Event == "ready" {
+				return r, l
+			}
+		}
+		if !strings.Contains(r.complaints.String(), ErrKept.Error()) {
+			t.Fatalf("the last successor ended: %s", r.complaints)
+		}
+	}
+	t.Fatal("nobody can take over any more")
+	return nil, line{}
+}
+
+// settle waits until the fault has had its effect: the killed one is dead, the stopped one goes on
+// after the other's deadlines.
+func settle(t *testing.T, what string, first, second *running) {
+	t.Helper()
+	switch what {
+	case "kill", "fill":
+		// Either the handoff ends, or a process does.
+		waitAny(t, first, second)
+	case "stop":
+		pid := waitFor(t, first, second, "stopping").PID
+		// Longer than any deadline of the other side, in which it must come to its decision.
+		time.Sleep(time.Second)
+		_ = syscall.Kill(pid, syscall.SIGCONT)
+		waitAny(t, first, second)
+	}
+}
+
+// waitAny waits for a word about how the handoff ended.
+func waitAny(t *testing.T, first, second *running) {
+	t.Helper()
+	waitFor(t, first, second, string(EventKept), string(EventTookBack), string(EventHanded), string(EventSettled), string(EventFresh))
+}
+
+// waitFor waits for one of the events from either, or for the end of one of them.
+func waitFor(t *testing.T, first, second *running, events ...string) line {
+	t.Helper()
+	timeout := time.After(20 * time.Second)
+	for {
+		var l line
+		var ok bool
+		select {
+		case l, ok = <-first.lines:
+		case l, ok = <-second.lines:
+		case <-timeout:
+			t.Fatalf("none of %q happens", events)
+		}
+		if !ok || slices.Contains(events, l.Event) {
+			return l
+		}
+	}
+}
+
+// allowed says what the surviving side could not have answered.
+func allowed(what string, p point) (refused bool, cut int) {
+	switch {
+	case what == "kill" && p.role == "predecessor" && p.at <= stepOffer:
+		return true, 1 << 20 // it was alone with the sockets: until the successor has begun afresh there are none
+	case what == "kill" && p.role == "successor" && p.at == stepOver:
+		return true, 1 << 20 // the predecessor had given up its right, and nobody can help who dies alone
+	case what == "kill" && p.role == "successor" && p.at < stepCommit:
+		return false, 0
+	case what == "kill", what == "stop" && p.role == "successor" && p.at == stepCommit:
+		return false, clientsOf // what the killed one had accepted
+	}
+	return false, 0
+}
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	return ln.Addr().String()
+}
