@@ -40,22 +40,30 @@ func (ch *channel) read() (frame, error) {
 		if ok || err != nil {
 			return f, err
 		}
-		m, err := ch.conn.Receive(ch.in, itemsPerFrame)
-		if err != nil {
-			if err == io.EOF && len(ch.unread) > 0 {
-				err = io.ErrUnexpectedEOF
-			}
+		if err := ch.fill(); err != nil {
 			return frame{}, err
 		}
-		_ = m.Sender.Close()
-		ch.unread = append(ch.unread, m.Data...)
-		if m.Files.Len() > 0 {
-			ch.pending = append(ch.pending, m.Files)
-		}
-		if len(ch.pending) > maxPending {
-			return frame{}, errors.WithMessage(ErrProtocol, "descriptors that belong to no frame")
-		}
 	}
+}
+
+// fill receives one message, which may be a piece of a frame or several frames.
+func (ch *channel) fill() error {
+	m, err := ch.conn.Receive(ch.in, itemsPerFrame)
+	if err != nil {
+		if err == io.EOF && len(ch.unread) > 0 {
+			err = io.ErrUnexpectedEOF
+		}
+		return err
+	}
+	_ = m.Sender.Close()
+	ch.unread = append(ch.unread, m.Data...)
+	if m.Files.Len() > 0 {
+		ch.pending = append(ch.pending, m.Files)
+	}
+	if len(ch.pending) > maxPending {
+		return errors.WithMessage(ErrProtocol, "descriptors that belong to no frame")
+	}
+	return nil
 }
 
 // next takes a whole frame out of what was read.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/pkg/errors"
 
+	"github.com/fdkit/fdkit/credentials"
 	"github.com/fdkit/fdkit/scm"
 )
 
@@ -54,7 +55,8 @@ func (s *Service) tryPath(ctx context.Context) (retry bool, err error) {
 			return false, err
 		}
 		err = s.takeFrom(ctx, c)
-		return errors.Is(err, ErrPredecessorGone), err
+		// One that has not said who it is may be dying: the lock tells.
+		return errors.Is(err, ErrPredecessorGone) || errors.Is(err, credentials.ErrPeerGone), err
 	}
 	if !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.EAGAIN) {
 		return false, errors.WithMessage(err, "handoff: look for a predecessor")

@@ -329,7 +329,7 @@ func allowed(what string, p point) (refused bool, cut int) {
 		return true, 1 << 20 // the predecessor had given up its right, and nobody can help who dies alone
 	case what == "kill" && p.role == "successor" && p.at < stepCommit:
 		return false, 0
-	case what == "kill", what == "stop" && p.role == "successor" && p.at == stepCommit:
+	case what == "kill", what == "stop" && p.role == "successor" && (p.at == stepCommit || p.before == "send serving"):
 		return false, clientsOf // what the killed one had accepted
 	}
 	return false, 0

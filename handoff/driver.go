@@ -64,8 +64,8 @@ type driver struct {
 
 // request is an event of the program, and the error that made it, if one did.
 type request struct {
-	kind eventKind
-	err  error
+	event
+	err error
 }
 
 // arrival is what the reader reports: a frame, the end, or that the channel is empty.
@@ -86,20 +86,20 @@ func newDriver(c *scm.Conn, role string) *driver {
 }
 
 // tell reports an event of the program, unless the handoff is over.
-func (d *driver) tell(kind eventKind, err error) {
+func (d *driver) tell(e event, err error) {
 	select {
-	case d.requests <- request{kind, err}:
+	case d.requests <- request{e, err}:
 	case <-d.over:
 	}
 }
 
 // through reports that this side is through with its part of a step, or why it cannot be.
-func (d *driver) through(err error) {
+func (d *driver) through(at step, err error) {
 	if err != nil {
-		d.tell(evGiveUp, err)
+		d.tell(event{kind: evGiveUp}, err)
 		return
 	}
-	d.tell(evLocal, nil)
+	d.tell(event{kind: evLocal, at: at}, nil)
 }
 
 // run drives the machine until it is over, and closes the connection and the other side's pidfd.
@@ -132,18 +132,25 @@ func (d *driver) run() {
 // channel is empty: after a SIGSTOP and SIGCONT a timer may be seen before what has long been
 // waiting to be read.
 func (d *driver) readAll() {
+	drained := 0
 	for {
 		f, err := d.channel.read()
+		if errors.Is(err, os.ErrDeadlineExceeded) && drained < maxDrained && sysfd.Readable(d.channel.conn) {
+			// One message, which may be a piece of a frame; then look again.
+			drained++
+			_ = d.channel.conn.SetReadDeadline(time.Time{})
+			if err = d.channel.fill(); err == nil {
+				_ = d.channel.conn.SetReadDeadline(time.Unix(1, 0))
+				continue
+			}
+		}
 		var a arrival
 		switch {
 		case err == nil:
 			a.frame = f
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			_ = d.channel.conn.SetReadDeadline(time.Time{})
-			if sysfd.Readable(d.channel.conn) {
-				continue
-			}
-			a.empty = true
+			a.empty, drained = true, 0
 		default:
 			a.err = err
 		}
@@ -159,19 +166,26 @@ func (d *driver) readAll() {
 	}
 }
 
+// maxDrained is how many messages may be read before a deadline that has passed is told: a peer that
+// never stops talking does not postpone it.
+const maxDrained = 1000
+
 // loop is the heart of run. It reports an exit or a timeout only when the channel has been read to its
 // end, or is empty.
 func (d *driver) loop(exit <-chan struct{}) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	armed := stepCount
+	armed, reached := stepCount, stepCount
 	var exited, ended, due, asked bool
 	for d.machine.step() != stepOver {
 		if at := d.machine.step(); at != armed {
 			armed, due = at, false
-			d.side.reached(at)
-			if probe != nil {
-				probe(d.role, at, "")
+			if at != reached {
+				reached = at
+				d.side.reached(at)
+				if probe != nil {
+					probe(d.role, at, "")
+				}
 			}
 			timer.Stop()
 			if wait := d.side.wait(at); wait > 0 {
@@ -223,7 +237,7 @@ func (d *driver) loop(exit <-chan struct{}) {
 			if r.err != nil {
 				d.fail(r.err)
 			}
-			d.handle(event{kind: r.kind})
+			d.handle(r.event)
 			if r.kind == evRelease {
 				armed = stepCount // its answer has a deadline
 			}
@@ -255,7 +269,7 @@ func (d *driver) received(f *frame) {
 		return
 	}
 	if s := signals[f.kind]; s != sigNone {
-		d.handle(event{evSignal, s})
+		d.handle(event{kind: evSignal, signal: s})
 	}
 }
 
@@ -289,12 +303,17 @@ func (d *driver) handle(e event) {
 // send sends a signal. A peer that does not read is found out by the deadline of the step; one that
 // is gone by the end of the channel.
 func (d *driver) send(s signal) {
-	b := newFrame(frameOf(s), 0, d.side.payload(s))
-	_ = d.channel.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	if err := d.channel.conn.Send(b); err != nil && !errors.Is(err, scm.ErrPeerGone) && !errors.Is(err, net.ErrClosed) {
+	err := d.sendFrame(frameOf(s), d.side.payload(s))
+	if err != nil && !errors.Is(err, scm.ErrPeerGone) && !errors.Is(err, net.ErrClosed) {
 		d.fail(errors.WithMessagef(err, "handoff: send %v", s))
 	}
-	_ = d.channel.conn.SetWriteDeadline(time.Time{})
+}
+
+// sendFrame sends a frame without descriptors, and does not wait long for a peer that does not read.
+func (d *driver) sendFrame(t frameType, payload []byte) error {
+	_ = d.channel.conn.SetWriteDeadline(time.Now().Add(time.Second))
+	defer d.channel.conn.SetWriteDeadline(time.Time{})
+	return d.channel.conn.Send(newFrame(t, 0, payload))
 }
 
 // authenticate makes sure who is at the other end and pins it.

@@ -31,7 +31,9 @@ func Example() {
 		offered <- handoff.Offer(ctx, p, handoff.Offering{
 			Name:  "web",
 			Items: []handoff.Item{{Name: "http", Kind: handoff.Listener, Conn: ln.(*net.TCPListener)}},
-			Pause: func(context.Context) ([]byte, error) { return []byte("17 visitors"), nil },
+			Pause: func(context.Context) (handoff.Final, error) {
+				return handoff.Final{State: []byte("17 visitors")}, nil
+			},
 		})
 	}()
 
@@ -51,13 +53,13 @@ func Example() {
 		log.Fatal(err)
 	}
 	to.Serving() // it is ours: accept, and say so
-	fmt.Printf("serving %s, %s\n", to.Items[0].Name, to.State())
+	fmt.Printf("serving %s, %s, %d late items\n", to.Items[0].Name, to.State(), len(to.Late()))
 	if err := to.Wait(ctx); err != nil { // until the other side cannot take it back any more
 		log.Fatal(err)
 	}
 	fmt.Println(<-offered)
 	// Output:
-	// serving http, 17 visitors
+	// serving http, 17 visitors, 0 late items
 	// <nil>
 }
 

@@ -191,7 +191,7 @@ func nextP(w world, l limits, i int, name string, must, may func(string, world))
 	k := &w.links[i]
 	other := &w.procs[i+1]
 	if k.up.n > 0 {
-		tell(must, k.up.msgs[0].String(), event{evSignal, k.up.msgs[0]}, func(n *world) { n.links[i].up.pop() })
+		tell(must, k.up.msgs[0].String(), event{kind: evSignal, signal: k.up.msgs[0]}, func(n *world) { n.links[i].up.pop() })
 	}
 	if k.up.n == 0 || l.looseOrder {
 		if k.sClosed && !pr.pSaw.end {
@@ -208,7 +208,7 @@ func nextP(w world, l limits, i int, name string, must, may func(string, world))
 		tell(must, "kill failed", event{kind: evKillFailed}, func(n *world) { n.links[i].killFailP = false })
 	}
 	if (pr.p.at == stepOffer || pr.p.at == stepReady || pr.p.at == stepProbation) && pr.pLocal != uint8(pr.p.at)+1 {
-		tell(must, "own part of "+pr.p.at.String()+" is done", event{kind: evLocal}, func(n *world) { n.procs[i].pLocal = uint8(pr.p.at) + 1 })
+		tell(must, "own part of "+pr.p.at.String()+" is done", event{kind: evLocal, at: pr.p.at}, func(n *world) { n.procs[i].pLocal = uint8(pr.p.at) + 1 })
 	}
 	if w.spent.giveUps < l.giveUps {
 		tell(may, "give up", event{kind: evGiveUp}, func(n *world) { n.spent.giveUps++ })
@@ -237,7 +237,7 @@ func nextS(w world, l limits, i int, name string, must, may func(string, world))
 	k := &w.links[i-1]
 	other := &w.procs[i-1]
 	if k.down.n > 0 {
-		tell(must, k.down.msgs[0].String(), event{evSignal, k.down.msgs[0]}, func(n *world) { n.links[i-1].down.pop() })
+		tell(must, k.down.msgs[0].String(), event{kind: evSignal, signal: k.down.msgs[0]}, func(n *world) { n.links[i-1].down.pop() })
 	}
 	if k.down.n == 0 || l.looseOrder {
 		if k.pClosed && !pr.sSaw.end {
@@ -254,7 +254,7 @@ func nextS(w world, l limits, i int, name string, must, may func(string, world))
 		tell(must, "kill failed", event{kind: evKillFailed}, func(n *world) { n.links[i-1].killFailS = false })
 	}
 	if (pr.s.at == stepOffer && pr.s.offered || pr.s.at == stepAdopted || pr.s.at == stepCommit) && pr.sLocal != uint8(pr.s.at)+1 {
-		tell(must, "own part of "+pr.s.at.String()+" is done", event{kind: evLocal}, func(n *world) { n.procs[i].sLocal = uint8(pr.s.at) + 1 })
+		tell(must, "own part of "+pr.s.at.String()+" is done", event{kind: evLocal, at: pr.s.at}, func(n *world) { n.procs[i].sLocal = uint8(pr.s.at) + 1 })
 	}
 	if w.spent.giveUps < l.giveUps {
 		tell(may, "give up", event{kind: evGiveUp}, func(n *world) { n.spent.giveUps++ })

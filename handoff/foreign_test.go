@@ -169,7 +169,7 @@ func offerPython(t *testing.T, c *scm.Conn) (ln *net.TCPListener, ended <-chan e
 		done <- Offer(context.Background(), c, Offering{
 			Name: "web", Generation: 1,
 			Items:     []Item{{Name: "http", Kind: Listener, Conn: ln, Backlog: 5, Meta: []byte("?")}},
-			Pause:     func(context.Context) ([]byte, error) { return []byte("go's state"), nil },
+			Pause:     func(context.Context) (Final, error) { return Final{State: []byte("go's state")}, nil },
 			Resume:    func() { *resumed++ },
 			Deadlines: Deadlines{Probation: 10 * time.Millisecond},
 		})

@@ -524,10 +524,10 @@ func fuzzOffer(c *scm.Conn, ln *net.TCPListener, signer *signer, p *puppet) erro
 	err := Offer(context.Background(), c, Offering{
 		Name: "web", Generation: 3,
 		Items: []Item{{Name: "http", Kind: Listener, Conn: ln}, {Name: "null", Kind: Listener, Conn: ln}, {Name: "c", Kind: Listener, Conn: ln}},
-		Pause: func(context.Context) ([]byte, error) {
+		Pause: func(context.Context) (Final, error) {
 			pausing.Add(1)
 			paused.Add(1)
-			return []byte("17 visitors"), nil
+			return Final{State: []byte("17 visitors")}, nil
 		},
 		Resume:    func() { resumed.Add(1) },
 		Deadlines: short,

@@ -57,7 +57,9 @@ func TestHandoff(t *testing.T) {
 			done <- Offer(ctx, p, Offering{
 				Name: "web", Generation: 3,
 				Items: []Item{{Name: "http", Kind: Listener, Conn: ln, Backlog: 12, Meta: []byte("meta")}},
-				Pause: func(context.Context) ([]byte, error) { return state, nil },
+				Pause: func(context.Context) (Final, error) {
+					return Final{State: state, Items: []Item{{Name: "late", Kind: Listener, Conn: ln, Unread: []byte("unread")}}}, nil
+				},
 				Resume: func() {
 					t.Error("resumed")
 				},
@@ -82,6 +84,14 @@ func TestHandoff(t *testing.T) {
 		}
 		if err := to.Ready(ctx); err != nil {
 			t.Fatal(err)
+		}
+		late := to.Late()
+		if len(late) != 1 || late[0].Name != "late" || string(late[0].Unread) != "unread" {
+			t.Errorf("late items: %+v", late)
+		} else if again, err := late[0].TakeListener(); err != nil || again.Addr().String() != ln.Addr().String() {
+			t.Errorf("the late item: %v", err)
+		} else {
+			again.Close()
 		}
 		if b := to.State(); len(b) != len(state) || b[199_999] != 7 {
 			t.Errorf("%d bytes of state", len(b))
@@ -175,9 +185,9 @@ func TestRefusals(t *testing.T) {
 
 // A pause that fails or takes too long leaves the predecessor serving.
 func TestPauseFails(t *testing.T) {
-	for name, pause := range map[string]func(context.Context) ([]byte, error){
-		"error":    func(context.Context) ([]byte, error) { return nil, errors.New("no") },
-		"too long": func(ctx context.Context) ([]byte, error) { <-ctx.Done(); return nil, ctx.Err() },
+	for name, pause := range map[string]func(context.Context) (Final, error){
+		"error":    func(context.Context) (Final, error) { return Final{}, errors.New("no") },
+		"too long": func(ctx context.Context) (Final, error) { <-ctx.Done(); return Final{}, ctx.Err() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			testutil.NoLeaks(t)

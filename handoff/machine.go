@@ -57,6 +57,7 @@ func (s signal) String() string { return signalNames[s] }
 type event struct {
 	kind   eventKind
 	signal signal // of evSignal
+	at     step   // of evLocal: the step that this side is through with
 }
 
 type eventKind uint8
@@ -150,6 +151,7 @@ const (
 type predecessor struct {
 	at         step
 	out        outcome
+	offered    bool // all items were sent
 	paused     bool
 	unkillable bool // S has the commit, hangs, and could not be killed: all there is to do is to wait
 	off        guard
@@ -168,8 +170,12 @@ func (p *predecessor) handle(e event) []task {
 	case evSignal:
 		return p.receive(e.signal, committed)
 	case evLocal:
+		if e.at != p.at {
+			return nil // of a step that has come to another end
+		}
 		switch p.at {
 		case stepOffer:
+			p.offered = true
 			return []task{{do: doSend, signal: sigOffered}}
 		case stepReady:
 			p.at = stepCommit
@@ -220,7 +226,7 @@ func (p *predecessor) receive(s signal, committed bool) []task {
 	switch {
 	case s == sigHello && p.at == stepHello:
 		p.at = stepOffer
-	case s == sigAdopted && p.at == stepOffer:
+	case s == sigAdopted && p.at == stepOffer && p.offered:
 		p.at = stepAdopted
 	case s == sigReady && p.at == stepAdopted:
 		p.at, p.paused = stepReady, true
@@ -290,6 +296,8 @@ func (s *successor) handle(e event) []task {
 		return s.receive(e.signal)
 	case evLocal:
 		switch {
+		case e.at != s.at:
+			return nil
 		case s.at == stepOffer && s.offered:
 			s.at, s.adopted = stepAdopted, true
 			return []task{{do: doSend, signal: sigAdopted}}
@@ -374,7 +382,7 @@ func (s *successor) timeout() []task {
 		if s.ended {
 			return s.lose(outKept) // it lives and has closed the channel: it is through with us
 		}
-		if s.force {
+		if s.force && s.adopted {
 			s.at = stepKilling
 			return []task{{do: doKill}}
 		}

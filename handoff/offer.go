@@ -24,19 +24,26 @@ type Offering struct {
 	// Items are offered in this order.
 	Items []Item
 
-	// Pause stops accepting and reading, reversibly, and returns the state that is final now, which the
-	// successor gets with the commit. Until it returns nil the predecessor owns, so an error keeps it
-	// serving. From then on it must not accept, unless Resume is called. Nil pauses nothing.
-	Pause func(context.Context) (state []byte, err error)
+	// Pause stops accepting and reading, reversibly, and returns what is final now and goes with the
+	// commit. Until it returns nil the predecessor owns, so an error keeps it serving. From then on it
+	// must not accept, unless Resume is called. It must return soon when its context ends, with
+	// Deadlines.MaxPause. Nil pauses nothing.
+	Pause func(context.Context) (Final, error)
 
 	// Resume accepts and reads again, after a pause or a commit that came to nothing. It is called once
-	// at most.
+	// at most, when Pause has returned, and before Offer returns.
 	Resume func()
 
 	// Policy decides who may be the successor. The zero Policy is the same user or root.
 	Policy *credentials.Policy
 
 	Deadlines Deadlines
+}
+
+// Final is what a predecessor knows only when it has paused.
+type Final struct {
+	State []byte // up to 64 MiB
+	Items []Item // such as connections with what was read from them; borrowed until Offer returns
 }
 
 // Offer hands a service over to the process at the other end of c, as a transaction: it returns nil
@@ -65,9 +72,12 @@ func Offer(ctx context.Context, c *scm.Conn, o Offering) error {
 	d.machine, d.peer = m, peer
 	working, cancel := context.WithCancel(ctx)
 	defer cancel()
-	p := &offering{Offering: o, ctx: working, driver: d, deadlines: wait, acks: make(chan int, 1)}
+	p := &offering{
+		Offering: o, ctx: working, cancel: cancel, driver: d, deadlines: wait,
+		acks: make(chan int, 1), paused: make(chan struct{}),
+	}
 	d.side = p
-	stop := context.AfterFunc(ctx, func() { d.tell(evGiveUp, ctx.Err()) })
+	stop := context.AfterFunc(ctx, func() { d.tell(event{kind: evGiveUp}, ctx.Err()) })
 	defer stop()
 	d.send(sigHello)
 	d.run()
@@ -114,9 +124,11 @@ func begin(ctx context.Context, c *scm.Conn, policy *credentials.Policy, limit t
 type offering struct {
 	Offering
 	ctx       context.Context
+	cancel    context.CancelFunc
 	driver    *driver
 	deadlines Deadlines
 	acks      chan int
+	paused    chan struct{} // closed when Pause has returned
 	work      sync.WaitGroup
 	probation *time.Timer
 }
@@ -144,7 +156,7 @@ func (p *offering) content(f *frame) error {
 		if p.driver.machine.step() != stepHello {
 			return errors.WithMessage(ErrProtocol, "a second hello")
 		}
-		p.work.Go(func() { p.driver.through(errors.WithMessage(p.sendItems(), "handoff: send the items")) })
+		p.work.Go(func() { p.driver.through(stepOffer, errors.WithMessage(p.offer(), "handoff: send the items")) })
 	case frameAck:
 		n, err := countOf(f.payload)
 		if err != nil {
@@ -156,10 +168,10 @@ func (p *offering) content(f *frame) error {
 		}
 		p.acks <- n
 	case frameServing:
-		if p.probation != nil {
-			return nil
+		if at := p.driver.machine.step(); at != stepCommit && at != stepKilling {
+			return errors.WithMessage(ErrProtocol, "it says that it serves, and nobody asked it to")
 		}
-		p.probation = time.AfterFunc(p.deadlines.Probation, func() { p.driver.tell(evLocal, nil) })
+		p.probation = time.AfterFunc(p.deadlines.Probation, func() { p.driver.through(stepProbation, nil) })
 	case frameAbort:
 		p.driver.fail(parseAbort(f.payload))
 	}
@@ -170,11 +182,20 @@ func (p *offering) content(f *frame) error {
 func (p *offering) perform(k taskKind) {
 	switch k {
 	case doPause:
-		p.work.Go(func() { p.driver.through(p.pause()) })
+		p.work.Go(func() {
+			err := p.pause()
+			close(p.paused)
+			p.driver.through(stepReady, err)
+		})
 	case doResume:
-		if p.Resume != nil {
-			p.Resume()
-		}
+		// A Pause that is still under way must not end behind the Resume.
+		p.cancel()
+		p.work.Go(func() {
+			<-p.paused
+			if p.Resume != nil {
+				p.Resume()
+			}
+		})
 	case doFinish:
 		if p.probation != nil {
 			p.probation.Stop()
@@ -188,14 +209,22 @@ func (p *offering) pause() error {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.deadlines.MaxPause)
 	defer cancel()
-	state, err := p.Pause(ctx)
+	final, err := p.Pause(ctx)
 	if err != nil {
 		return errors.WithMessage(err, "handoff: pause")
 	}
-	if len(state) > maxState {
-		return errors.WithMessagef(ErrItem, "the state has %d bytes, %d are the limit", len(state), maxState)
+	if len(final.State) > maxState {
+		return errors.WithMessagef(ErrItem, "the state has %d bytes, %d are the limit", len(final.State), maxState)
 	}
-	for chunk := range slices.Chunk(state, maxPayload-16) {
+	for i := range final.Items {
+		if err := final.Items[i].check(); err != nil {
+			return err
+		}
+	}
+	if err := p.sendItems(final.Items, len(p.Items)); err != nil {
+		return errors.WithMessage(err, "handoff: send the late items")
+	}
+	for chunk := range slices.Chunk(final.State, maxPayload-16) {
 		if err := p.driver.channel.conn.Send(newFrame(frameState, 0, appendBytes(nil, tagData, chunk))); err != nil {
 			return errors.WithMessage(err, "handoff: send the state")
 		}
@@ -207,17 +236,23 @@ func (p *offering) pause() error {
 // descriptors in flight, and the other side's table may be small.
 const unacknowledged = 2 * itemsPerFrame
 
-// sendItems sends the count first, so that the successor can grow its table once, and then as many
-// items in a frame as fit.
-func (p *offering) sendItems() error {
-	conn := p.driver.channel.conn
-	count := len(p.Items)
-	if err := conn.Send(newFrame(frameManifest, 0, appendUint32(nil, tagCount, uint32(count)))); err != nil {
+// offer sends the count first, so that the successor can grow its table once, and then the items.
+func (p *offering) offer() error {
+	count := uint32(len(p.Items))
+	if err := p.driver.channel.conn.Send(newFrame(frameManifest, 0, appendUint32(nil, tagCount, count))); err != nil {
 		return err
 	}
+	return p.sendItems(p.Items, 0)
+}
+
+// sendItems sends items, as many in a frame as fit, and waits until all are acknowledged. The
+// acknowledgements count from the beginning of the handoff, in which before were sent earlier.
+func (p *offering) sendItems(items []Item, before int) error {
+	conn := p.driver.channel.conn
+	count := len(items)
 	for sent, acked := 0, 0; acked < count; {
 		if sent < count && sent-acked < unacknowledged {
-			n, payload, files := p.nextItems(sent)
+			n, payload, files := nextItems(items[sent:])
 			err := conn.Send(newFrame(frameItems, len(files), payload), files...)
 			if err == nil {
 				sent += n
@@ -229,7 +264,7 @@ func (p *offering) sendItems() error {
 		}
 		select {
 		case n := <-p.acks:
-			if n < acked || n > sent {
+			if n -= before; n < acked || n > sent {
 				return errors.WithMessagef(ErrProtocol, "%d items acknowledged, %d were sent", n, sent)
 			}
 			acked = n
@@ -240,9 +275,9 @@ func (p *offering) sendItems() error {
 	return nil
 }
 
-// nextItems makes the payload of one frame, from item first on.
-func (p *offering) nextItems(first int) (n int, payload []byte, files []syscall.Conn) {
-	for _, it := range p.Items[first:] {
+// nextItems makes the payload of one frame.
+func nextItems(items []Item) (n int, payload []byte, files []syscall.Conn) {
+	for _, it := range items {
 		b := it.append(payload)
 		if n > 0 && len(b) > maxPayload || n == itemsPerFrame {
 			break

@@ -13,6 +13,7 @@ import (
 
 	"github.com/pkg/errors"
 
+	"github.com/fdkit/fdkit/credentials"
 	"github.com/fdkit/fdkit/scm"
 )
 
@@ -105,7 +106,14 @@ func (s *Service) find(ctx context.Context) error {
 		if err != nil {
 			return errors.WithMessagef(err, "handoff: $%s", childVariable)
 		}
-		if err := s.takeFrom(ctx, c); !errors.Is(err, ErrPredecessorGone) {
+		// It made the pair, so this names it, and cannot be forged.
+		parent, _ := credentials.PeerProcess(c)
+		defer parent.Close()
+		err = s.takeFrom(ctx, c)
+		switch {
+		case errors.Is(err, ErrPredecessorGone):
+		case errors.Is(err, credentials.ErrPeerGone) && hasDied(ctx, parent):
+		default:
 			return err
 		}
 		// It died before it had handed over. Somebody must serve.
@@ -114,6 +122,16 @@ func (s *Service) find(ctx context.Context) error {
 		return nil
 	}
 	return s.findByPath(ctx)
+}
+
+// hasDied reports whether p is dead, or is about to be: a process closes its files before it has ended.
+func hasDied(ctx context.Context, p *credentials.Process) bool {
+	if p == nil {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, deathNotice)
+	defer cancel()
+	return p.Wait(ctx) == nil
 }
 
 func (s *Service) wish() Wish {
@@ -329,17 +347,18 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 	err := Offer(ctx, c, Offering{
 		Name: s.options.Name, Generation: s.generation, Items: s.items(),
 		Policy: s.options.Policy, Deadlines: s.options.Deadlines,
-		Pause: func(ctx context.Context) ([]byte, error) {
+		Pause: func(ctx context.Context) (Final, error) {
 			paused = time.Now()
 			for _, k := range s.all() {
 				if err := k.pause(ctx); err != nil {
-					return nil, err
+					return Final{}, err
 				}
 			}
 			if s.options.State == nil {
-				return nil, nil
+				return Final{}, nil
 			}
-			return s.options.State()
+			state, err := s.options.State()
+			return Final{State: state}, err
 		},
 		Resume: func() {
 			for _, k := range s.all() {

@@ -179,8 +179,12 @@ func launch(t testing.TB, c serviceConfig) *running {
 		err := cmd.Wait()
 		close(r.lines)
 		r.ended <- err
+		close(r.ended)
 	}()
-	t.Cleanup(func() { _ = cmd.Process.Kill() })
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		<-r.ended
+	})
 	return r
 }
 

@@ -41,7 +41,9 @@ type Takeover struct {
 	deadlines Deadlines
 	name      string
 
-	count    int
+	count    int // announced; -1 before the manifest
+	received int
+	late     []Item
 	state    []byte
 	complete bool // the state is: the commit came
 
@@ -55,14 +57,14 @@ type Takeover struct {
 // prepares itself with the Items, says [Takeover.Ready], and may accept when that returns.
 //
 // It takes c over. After an error there is nothing to close: [ErrPredecessorGone] if the
-// predecessor died, and the caller may begin afresh; [ErrPredecessorHung] if it lives and does not
-// answer; else [ErrKept] with the reason, and the predecessor serves.
+// predecessor died, and the caller may begin afresh; [ErrPredecessorHung] if it does not answer; else
+// [ErrKept] with the reason, and the predecessor serves. One that closes the connection before it has
+// said who it is cannot be told from one that dies then; that is ErrKept too, with
+// credentials.ErrPeerGone.
 func Take(ctx context.Context, c *scm.Conn, w Wish) (*Takeover, error) {
 	wait := w.Deadlines.withDefaults()
 	peer, err := begin(ctx, c, w.Policy, wait.Hello)
 	switch {
-	case errors.Is(err, credentials.ErrPeerGone):
-		return nil, because(ErrPredecessorGone, err)
 	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil:
 		return nil, because(ErrPredecessorHung, err)
 	case err != nil:
@@ -77,7 +79,7 @@ func Take(ctx context.Context, c *scm.Conn, w Wish) (*Takeover, error) {
 	d.machine, d.peer, d.side = m, peer, t
 	d.send(sigHello)
 	go d.run()
-	stop := context.AfterFunc(ctx, func() { d.tell(evGiveUp, ctx.Err()) })
+	stop := context.AfterFunc(ctx, func() { d.tell(event{kind: evGiveUp}, ctx.Err()) })
 	defer stop()
 	select {
 	case <-t.adopted:
@@ -98,8 +100,8 @@ func Take(ctx context.Context, c *scm.Conn, w Wish) (*Takeover, error) {
 // error this process never will own, its Items are closed, and the predecessor serves: [ErrKept],
 // [ErrPredecessorHung]. When ctx is done the handoff is given up, if it still can be.
 func (t *Takeover) Ready(ctx context.Context) error {
-	t.driver.tell(evLocal, nil)
-	stop := context.AfterFunc(ctx, func() { t.driver.tell(evGiveUp, ctx.Err()) })
+	t.driver.through(stepAdopted, nil)
+	stop := context.AfterFunc(ctx, func() { t.driver.tell(event{kind: evGiveUp}, ctx.Err()) })
 	defer stop()
 	select {
 	case <-t.owned:
@@ -122,16 +124,24 @@ func (t *Takeover) PID() int { return t.driver.peer.PID }
 // State returns what the predecessor's Pause returned. It is complete when Ready has returned nil.
 func (t *Takeover) State() []byte { return t.state }
 
+// Late returns the items that came with the commit, when Ready has returned. They are the caller's, who
+// closes them.
+func (t *Takeover) Late() []Item {
+	late := t.late
+	t.late = nil
+	return late
+}
+
 // Serving says that this process accepts on everything that it has claimed. Until the predecessor
 // hears it, it waits to take the service back.
-func (t *Takeover) Serving() { t.driver.tell(evLocal, nil) }
+func (t *Takeover) Serving() { t.driver.through(stepCommit, nil) }
 
 // Release asks the predecessor to give up its right to take back, before the end of its probation,
 // because this process is about to hand on or to stop. It returns nil when the predecessor has, or is
 // dead, and waits for that until ctx is done or the predecessor's answer is overdue
 // ([ErrPredecessorHung]).
 func (t *Takeover) Release(ctx context.Context) error {
-	t.driver.tell(evRelease, nil)
+	t.driver.tell(event{kind: evRelease}, nil)
 	return t.Wait(ctx)
 }
 
@@ -152,17 +162,19 @@ func (t *Takeover) Wait(ctx context.Context) error {
 // Abort gives the handoff up, before Ready or during it, with a reason for the predecessor's log, and
 // returns when the predecessor knows, or does not answer. The Items are closed.
 func (t *Takeover) Abort(reason error) {
-	t.driver.tell(evGiveUp, reason)
+	t.driver.tell(event{kind: evGiveUp}, reason)
 	select {
 	case <-t.owned: // too late
 	case <-t.driver.over:
 	}
 }
 
-// Close closes the Items that nobody took. It does not end the handoff.
+// Close closes the items that nobody took. It does not end the handoff.
 func (t *Takeover) Close() error {
-	for i := range t.Items {
-		_ = t.Items[i].Close()
+	for _, items := range [][]Item{t.Items, t.late} {
+		for i := range items {
+			_ = items[i].Close()
+		}
 	}
 	return nil
 }
@@ -204,6 +216,9 @@ func (t *Takeover) payload(s signal) []byte {
 func (t *Takeover) content(f *frame) (err error) {
 	switch f.kind {
 	case frameHello:
+		if t.machine.at != stepHello {
+			return errors.WithMessage(ErrProtocol, "a second hello")
+		}
 		t.Generation, err = parseHello(f.payload, t.name)
 	case frameManifest:
 		if t.count >= 0 || t.machine.at != stepOffer {
@@ -215,14 +230,20 @@ func (t *Takeover) content(f *frame) (err error) {
 	case frameItems:
 		return t.receiveItems(f)
 	case frameOffered:
+		if t.machine.at != stepOffer || t.machine.offered {
+			return errors.WithMessage(ErrProtocol, "offered twice")
+		}
 		if len(t.Items) != t.count {
 			return errors.WithMessagef(ErrProtocol, "%d items came, %d were announced", len(t.Items), t.count)
 		}
 		if err := t.verify(); err != nil {
 			return err
 		}
-		go t.driver.through(nil)
+		go t.driver.through(stepOffer, nil)
 	case frameState:
+		if t.machine.at != stepReady {
+			return errors.WithMessage(ErrProtocol, "state at the wrong time")
+		}
 		return records(f.payload, func(tag tag, v []byte) error {
 			if tag != tagData {
 				return nil
@@ -234,7 +255,7 @@ func (t *Takeover) content(f *frame) (err error) {
 			return nil
 		})
 	case frameCommit:
-		t.complete = true
+		t.complete = t.complete || t.machine.at == stepReady
 	case frameAbort, frameAborted:
 		t.driver.fail(parseAbort(f.payload))
 	}
@@ -243,11 +264,17 @@ func (t *Takeover) content(f *frame) (err error) {
 
 // receiveItems takes the items of a frame, in the order of its descriptors.
 func (t *Takeover) receiveItems(f *frame) error {
-	if t.machine.at != stepOffer {
+	limit := t.count
+	switch t.machine.at {
+	case stepOffer:
+	case stepReady: // late ones
+		limit = maxItems
+	default:
 		return errors.WithMessage(ErrProtocol, "items at the wrong time")
 	}
 	files := f.files // a copy that shares what is taken
 	index := 0
+	var late []Item
 	err := records(f.payload, func(tag tag, v []byte) error {
 		if tag != tagItem {
 			return nil
@@ -258,12 +285,17 @@ func (t *Takeover) receiveItems(f *frame) error {
 			return err
 		case index >= files.Len():
 			return errors.WithMessagef(ErrProtocol, "item %q has no descriptor", it.Name)
-		case len(t.Items) >= t.count:
-			return errors.WithMessagef(ErrProtocol, "more than the %d items that were announced", max(t.count, 0))
+		case t.received >= limit:
+			return errors.WithMessagef(ErrProtocol, "more than the %d items that were announced", max(limit, 0))
 		}
 		it.files, it.index = &files, index
 		index++
-		t.Items = append(t.Items, it)
+		t.received++
+		if t.machine.at == stepReady {
+			late = append(late, it)
+		} else {
+			t.Items = append(t.Items, it)
+		}
 		return nil
 	})
 	if err == nil && index != files.Len() {
@@ -272,8 +304,14 @@ func (t *Takeover) receiveItems(f *frame) error {
 	if err != nil {
 		return err
 	}
+	for i := range late {
+		if err := late[i].verify(); err != nil {
+			return err
+		}
+	}
+	t.late = append(t.late, late...)
 	f.files = scm.Files{} // they are the items' now
-	return t.driver.channel.conn.Send(newFrame(frameAck, 0, appendUint32(nil, tagCount, uint32(len(t.Items)))))
+	return t.driver.sendFrame(frameAck, appendUint32(nil, tagCount, uint32(t.received)))
 }
 
 // verify checks what arrived.

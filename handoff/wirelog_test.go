@@ -243,7 +243,7 @@ func recordWhole(t testing.TB, style socketpair.Style) []logged {
 				{Name: "null", Kind: File, Conn: null},
 				{Name: "c", Kind: Connection, Conn: conn.(*net.TCPConn), Unread: []byte("GET /")},
 			},
-			Pause:     func(context.Context) ([]byte, error) { return []byte("17 visitors"), nil },
+			Pause:     func(context.Context) (Final, error) { return Final{State: []byte("17 visitors")}, nil },
 			Deadlines: Deadlines{Probation: time.Hour},
 		})
 		if err != nil {

@@ -1,0 +1,192 @@
+//go:build linux
+
+package handoff
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/fdkit/fdkit/credentials"
+	"github.com/fdkit/fdkit/internal/testutil"
+	"github.com/fdkit/fdkit/scm"
+	"github.com/fdkit/fdkit/socketpair"
+)
+
+// The other side keeps to the frames and not to their order.
+
+// liar is a peer that proves who it is and says hello, and then what it likes.
+func liar(t *testing.T, c *scm.Conn, generation uint64) *channel {
+	t.Helper()
+	s, err := credentials.Exchange(context.Background(), c)
+	if err != nil {
+		t.Error(err)
+		return newChannel(c)
+	}
+	s.Close()
+	_ = c.Send(newFrame(frameHello, 0, hello("web", generation)))
+	return newChannel(c)
+}
+
+// next reads frames up to one of this kind; false at the end of the channel.
+func (ch *channel) skipTo(kind frameType) bool {
+	for {
+		f, err := ch.read()
+		if err != nil {
+			return false
+		}
+		f.files.Close()
+		if f.kind == kind {
+			return true
+		}
+	}
+}
+
+func TestOfferedTwice(t *testing.T) {
+	testutil.NoLeaks(t)
+	p, s := pair(t, socketpair.SeqPacket)
+	ended := make(chan bool, 1)
+	go func() {
+		ch := liar(t, p, 1)
+		defer ch.close()
+		_ = p.Send(newFrame(frameManifest, 0, appendUint32(nil, tagCount, 0)))
+		_ = p.Send(newFrame(frameOffered, 0, nil))
+		ch.skipTo(frameAdopted)
+		_ = p.Send(newFrame(frameOffered, 0, nil))
+		_ = p.Send(newFrame(frameCommit, 0, nil))
+		ended <- ch.skipTo(frameReady)
+	}()
+	to, err := Take(t.Context(), s, Wish{Name: "web", Deadlines: Deadlines{Answer: 50 * time.Millisecond}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if <-ended {
+		t.Error("it said that it is ready, and the program did not")
+	}
+	if err := to.Ready(t.Context()); !errors.Is(err, ErrProtocol) {
+		t.Errorf("ready: %v", err)
+	}
+}
+
+// A successor that is early must not make the predecessor commit before it has paused.
+func TestEarlySuccessor(t *testing.T) {
+	for name, early := range map[string][]frameType{"adopted": {frameAdopted, frameReady}, "serving": {frameServing}} {
+		t.Run(name, func(t *testing.T) {
+			testutil.NoLeaks(t)
+			p, s := pair(t, socketpair.SeqPacket)
+			committed := make(chan bool, 1)
+			go func() {
+				ch := liar(t, s, 0)
+				defer ch.close()
+				for _, kind := range early {
+					_ = s.Send(newFrame(kind, 0, nil))
+				}
+				ch.skipTo(frameItems)
+				_ = s.Send(newFrame(frameAck, 0, appendUint32(nil, tagCount, 1)))
+				ch.skipTo(frameOffered)
+				_ = s.Send(newFrame(frameAdopted, 0, nil))
+				_ = s.Send(newFrame(frameReady, 0, nil))
+				committed <- ch.skipTo(frameCommit)
+			}()
+			err := Offer(t.Context(), p, Offering{
+				Name: "web", Items: []Item{{Name: "x", Kind: Listener, Conn: tcp(t)}},
+				Deadlines: Deadlines{Probation: 10 * time.Millisecond, MaxPause: time.Second},
+				Pause: func(ctx context.Context) (Final, error) {
+					time.Sleep(50 * time.Millisecond) // longer than probation
+					return Final{}, errors.New("no")
+				},
+			})
+			if !errors.Is(err, ErrKept) {
+				t.Errorf("offer: %v", err)
+			}
+			if <-committed {
+				t.Error("committed, though it could not pause")
+			}
+		})
+	}
+}
+
+// One that never stops talking does not postpone a deadline.
+func TestFlood(t *testing.T) {
+	testutil.NoLeaks(t)
+	p, s := pair(t, socketpair.SeqPacket)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		ch := liar(t, p, 1)
+		defer ch.close()
+		for p.Send(newFrame(200, 0, nil)) == nil {
+		}
+	}()
+	ended := make(chan error, 1)
+	go func() {
+		_, err := Take(t.Context(), s, Wish{Name: "web", Deadlines: Deadlines{Offer: 50 * time.Millisecond, Answer: 50 * time.Millisecond}})
+		ended <- err
+	}()
+	select {
+	case err := <-ended:
+		if !errors.Is(err, ErrPredecessorHung) {
+			t.Errorf("take: %v", err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("deadlines of 50 ms, and Take does not return")
+	}
+	<-done
+}
+
+// A pause that takes too long has ended before the service resumes.
+func TestResumeComesBehindPause(t *testing.T) {
+	testutil.NoLeaks(t)
+	p, s := pair(t, socketpair.SeqPacket)
+	var order []string
+	done := make(chan error, 1)
+	go func() {
+		done <- Offer(t.Context(), p, Offering{
+			Name: "web", Deadlines: Deadlines{MaxPause: 10 * time.Millisecond},
+			Pause: func(ctx context.Context) (Final, error) {
+				<-ctx.Done()
+				time.Sleep(50 * time.Millisecond) // slow to notice
+				order = append(order, "paused")
+				return Final{}, nil
+			},
+			Resume: func() { order = append(order, "resumed") },
+		})
+	}()
+	to, err := Take(t.Context(), s, Wish{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Ready(t.Context()); !errors.Is(err, ErrKept) {
+		t.Errorf("ready: %v", err)
+	}
+	if err := <-done; !errors.Is(err, ErrKept) || len(order) != 2 || order[1] != "resumed" {
+		t.Errorf("offer: %v, %q", err, order)
+	}
+}
+
+// A release that comes too early changes nothing.
+func TestEarlyRelease(t *testing.T) {
+	testutil.NoLeaks(t)
+	p, s := pair(t, socketpair.SeqPacket)
+	done := make(chan error, 1)
+	go func() {
+		done <- Offer(t.Context(), p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Millisecond}})
+	}()
+	to, err := Take(t.Context(), s, Wish{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
+	defer cancel()
+	if err := to.Release(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("release: %v", err)
+	}
+	if err := to.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	to.Serving()
+	if err := errors.Join(to.Wait(t.Context()), <-done); err != nil {
+		t.Error(err)
+	}
+}
