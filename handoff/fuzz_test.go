@@ -20,7 +20,6 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/fdkit/fdkit/credentials"
 	"github.com/fdkit/fdkit/internal/testutil"
 	"github.com/fdkit/fdkit/scm"
 	"github.com/fdkit/fdkit/socketpair"
@@ -490,8 +489,7 @@ func fuzzTake(c *scm.Conn, signer *signer, p *puppet) error {
 		if !errors.Is(err, ErrKept) && !errors.Is(err, ErrPredecessorHung) && !errors.Is(err, ErrPredecessorGone) {
 			return fmt.Errorf("take: %w", err)
 		}
-		// Before the identity is known Take cannot tell a closed channel from a death.
-		if errors.Is(err, ErrPredecessorGone) && !errors.Is(err, credentials.ErrPeerGone) && signer.alive() {
+		if errors.Is(err, ErrPredecessorGone) && signer.alive() {
 			return fmt.Errorf("the predecessor lives: %w", err)
 		}
 		return nil

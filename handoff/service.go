@@ -2,11 +2,14 @@ package handoff
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/http"
 	"os"
 	ossignal "os/signal"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -31,6 +34,7 @@ type Service struct {
 	mu       sync.Mutex
 	sockets  map[string]*socket
 	order    []string         // of sockets, as they were made
+	kept     map[string]Item  // of Keep
 	adopted  map[string]*Item // by name, not yet claimed
 	ready    bool
 	stopped  bool
@@ -76,6 +80,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		options:    o,
 		generation: 1,
 		sockets:    map[string]*socket{},
+		kept:       map[string]Item{},
 		adopted:    map[string]*Item{},
 		stopping:   make(chan struct{}),
 		servers:    map[*http.Server]draining{},
@@ -220,8 +225,34 @@ func (s *Service) add(k *socket) {
 	s.order = append(s.order, k.name)
 }
 
-// Adopted gives the caller the items of the predecessor's that nobody has claimed with Listen or
-// ListenPacket: connections and files of Keep. The caller closes them.
+// Keep adds an open file to what a successor gets: a terminal, a connection, a memfd with state. It
+// borrows the item's Conn until [Service.Forget], and the file stays the caller's also after a
+// handoff. The successor finds it in [Service.Adopted]. A second one of the same name replaces the
+// first.
+func (s *Service) Keep(it Item) error {
+	if err := it.check(); err != nil {
+		return err
+	}
+	if it.Kind == Listener || it.Kind == PacketConn {
+		return errors.WithMessagef(ErrItem, "%q is a %v: use Listen or ListenPacket", it.Name, it.Kind)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.kept[it.Name] = it
+	return nil
+}
+
+// Forget takes back what Keep has added. It waits for a handoff that is under way.
+func (s *Service) Forget(name string) {
+	s.handing.Lock()
+	defer s.handing.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.kept, name)
+}
+
+// Adopted gives the caller what the predecessor had kept with [Service.Keep], in the order of the names.
+// The caller closes the items. Call it before Ready, which closes what nobody wants.
 func (s *Service) Adopted() []Item {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -232,6 +263,7 @@ func (s *Service) Adopted() []Item {
 			delete(s.adopted, name)
 		}
 	}
+	slices.SortFunc(items, func(a, b Item) int { return strings.Compare(a.Name, b.Name) })
 	return items
 }
 
@@ -387,6 +419,11 @@ func (s *Service) items() []Item {
 	}
 	for _, k := range s.all() {
 		items = append(items, k.item())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, name := range slices.Sorted(maps.Keys(s.kept)) {
+		items = append(items, s.kept[name])
 	}
 	return items
 }

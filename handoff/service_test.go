@@ -156,8 +156,17 @@ func launch(t testing.TB, c serviceConfig) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cmd := aService.Command(t)
-	cmd.Env = append(cmd.Env, "SERVICE="+string(b))
+	return launchCommand(t, aService.Command(t), "SERVICE="+string(b))
+}
+
+func launchHelper(t testing.TB, h testutil.Helper, args ...string) *running {
+	t.Helper()
+	return launchCommand(t, h.Command(t, args...))
+}
+
+func launchCommand(t testing.TB, cmd *exec.Cmd, env ...string) *running {
+	t.Helper()
+	cmd.Env = append(cmd.Env, env...)
 	complaints := new(strings.Builder)
 	cmd.Stderr = complaints
 	out, err := cmd.StdoutPipe()
