@@ -312,7 +312,7 @@ func (d *driver) send(s signal) {
 // sendFrame sends a frame without descriptors, and does not wait long for a peer that does not read.
 func (d *driver) sendFrame(t frameType, payload []byte) error {
 	_ = d.channel.conn.SetWriteDeadline(time.Now().Add(time.Second))
-	defer d.channel.conn.SetWriteDeadline(time.Time{})
+	defer func() { _ = d.channel.conn.SetWriteDeadline(time.Time{}) }()
 	return d.channel.conn.Send(newFrame(t, 0, payload))
 }
 

@@ -86,6 +86,9 @@ func ExampleTake() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	if to.PID() <= 0 {
+		log.Fatal("the predecessor has no pid")
+	}
 	to.Abort(fmt.Errorf("line 3 of the configuration is wrong"))
 	fmt.Println(<-offered)
 	// Output: handoff: the predecessor keeps serving: the other side says: "line 3 of the configuration is wrong"
