@@ -6,6 +6,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/fdkit/fdkit/scm"
+	"github.com/fdkit/fdkit/socketpair"
 )
 
 // A frame is one message of the protocol. Its files are closed by whoever handles it.
@@ -56,6 +57,12 @@ func (ch *channel) fill() error {
 		return err
 	}
 	_ = m.Sender.Close()
+	if ch.conn.Style() != socketpair.Stream {
+		if err := onePacket(m.Data); err != nil {
+			_ = m.Close()
+			return err
+		}
+	}
 	ch.unread = append(ch.unread, m.Data...)
 	if m.Files.Len() > 0 {
 		ch.pending = append(ch.pending, m.Files)
@@ -64,6 +71,19 @@ func (ch *channel) fill() error {
 		return errors.WithMessage(ErrProtocol, "descriptors that belong to no frame")
 	}
 	return nil
+}
+
+// onePacket returns an error if p is not exactly one frame. What is left of a packet must not be taken
+// for the beginning of another frame.
+func onePacket(p []byte) error {
+	if len(p) < frameHeader {
+		return errWire
+	}
+	_, _, size, err := parseHeader(p)
+	if err == nil && len(p) != frameHeader+size {
+		err = errWire
+	}
+	return err
 }
 
 // next takes a whole frame out of what was read.

@@ -454,7 +454,7 @@ func FuzzConversation(f *testing.F) {
 		all, nfds = change(all, nfds, script)
 
 		over, finished := make(chan struct{}), make(chan error, 1)
-		p := &puppet{fd: int(far.Fd()), news: make(chan struct{}, 1), stream: how&2 == 0}
+		p := &puppet{fd: int(far.Fd()), news: make(chan struct{}, 1), stream: how&2 != 0}
 		var playing sync.WaitGroup
 		playing.Go(func() { p.listen(over) })
 		playing.Go(func() {
