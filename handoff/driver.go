@@ -58,8 +58,9 @@ type driver struct {
 
 	frames   chan arrival
 	requests chan request
-	reason   error // the first thing that went wrong, for a person; of run's goroutine until over
-	over     chan struct{}
+	reason   error         // the first thing that went wrong, for a person; of run's goroutine until over
+	over     chan struct{} // closed when the machine is over,
+	done     chan struct{} // and when everything is closed
 }
 
 // request is an event of the program, and the error that made it, if one did.
@@ -82,6 +83,7 @@ func newDriver(c *scm.Conn, role string) *driver {
 		frames:   make(chan arrival),
 		requests: make(chan request),
 		over:     make(chan struct{}),
+		done:     make(chan struct{}),
 	}
 }
 
@@ -126,6 +128,7 @@ func (d *driver) run() {
 	<-waiting
 	d.channel.close()
 	_ = d.peer.Close()
+	close(d.done)
 }
 
 // readAll reports frames until the end. Told by a deadline in the past, it reports whether the

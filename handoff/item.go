@@ -7,8 +7,8 @@ import (
 
 	"github.com/pkg/errors"
 
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/scm"
-	"github.com/fdkit/fdkit/socketpair"
 )
 
 // A Kind says what an item is and what its receiver checks.
@@ -111,26 +111,17 @@ func (it *Item) check() error {
 
 // verify compares a received item with what its descriptor is.
 func (it *Item) verify() error {
-	info, err := it.files.Inspect(it.index)
-	if err != nil {
-		return errors.WithMessagef(err, "handoff: item %q", it.Name)
-	}
-	wrong := func(what string) error {
-		return errors.WithMessagef(ErrItem, "%q is offered as a %v and is %s", it.Name, it.Kind, what)
-	}
-	switch {
-	case it.Kind == File:
+	if it.Kind == File {
 		return nil
-	case info.Socket == nil:
-		return wrong("a " + string(info.Kind))
-	case it.Kind == Listener && !info.Socket.Listening:
-		return wrong("a socket that does not listen")
-	case it.Kind == Listener && info.Socket.ShutDown:
-		return wrong("a listener that was shut down")
-	case it.Kind == PacketConn && info.Socket.Style != socketpair.Datagram:
-		return wrong("a socket of " + info.Socket.Style.String())
-	case it.Kind == Connection && info.Socket.Listening:
-		return wrong("a listener")
+	}
+	err := sysfd.Control(it.files.Lend(it.index), func(fd int) error {
+		if err := sysfd.CheckListening(fd, it.Kind == Listener); err != nil || it.Kind != PacketConn {
+			return err
+		}
+		return sysfd.CheckDatagram(fd)
+	})
+	if err != nil {
+		return errors.WithMessagef(because(ErrItem, err), "%q is offered as a %v", it.Name, it.Kind)
 	}
 	return nil
 }

@@ -84,7 +84,7 @@ func Take(ctx context.Context, c *scm.Conn, w Wish) (*Takeover, error) {
 	select {
 	case <-t.adopted:
 		return t, nil
-	case <-d.over:
+	case <-d.done:
 	}
 	select {
 	case <-t.adopted: // and then the predecessor died
@@ -105,7 +105,7 @@ func (t *Takeover) Ready(ctx context.Context) error {
 	defer stop()
 	select {
 	case <-t.owned:
-	case <-t.driver.over:
+	case <-t.driver.done:
 		select {
 		case <-t.owned:
 		default:
@@ -148,7 +148,7 @@ func (t *Takeover) Release(ctx context.Context) error {
 // Wait returns nil when nobody can take the service back from this process any more.
 func (t *Takeover) Wait(ctx context.Context) error {
 	select {
-	case <-t.driver.over:
+	case <-t.driver.done:
 		switch t.machine.out {
 		case outDone, outAlone:
 			return nil
@@ -165,7 +165,7 @@ func (t *Takeover) Abort(reason error) {
 	t.driver.tell(event{kind: evGiveUp}, reason)
 	select {
 	case <-t.owned: // too late
-	case <-t.driver.over:
+	case <-t.driver.done:
 	}
 }
 

@@ -404,10 +404,10 @@ func ExampleFiles_Take() {
 }
 
 // A receiver that wants a listener looks before it takes.
-func ExampleFiles_Inspect() {
+func ExampleFiles_Lend() {
 	m := received(os.Stdin)
 	defer m.Close()
-	info, err := m.Files.Inspect(0)
+	info, err := scm.Inspect(m.Files.Lend(0))
 	if err != nil {
 		log.Fatal(err)
 	}

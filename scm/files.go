@@ -5,6 +5,7 @@ package scm
 import (
 	"net"
 	"os"
+	"syscall"
 
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
@@ -20,16 +21,40 @@ type Files struct{ fds []int }
 // Len returns how many descriptors came, taken ones included.
 func (f *Files) Len() int { return len(f.fds) }
 
-// Inspect tells what descriptor i is, before anybody takes it. The error is [ErrTaken] or that of the
-// function Inspect.
-func (f *Files) Inspect(i int) (Info, error) {
+// Lend lends descriptor i without giving it away: to look at it with [Inspect] before it is taken, or to
+// send it on. It is nil if there is no such descriptor. It must not be used when the descriptor was taken
+// or closed.
+func (f *Files) Lend(i int) syscall.Conn {
 	if f == nil || i < 0 || i >= len(f.fds) || f.fds[i] < 0 {
-		return Info{}, ErrTaken
+		return nil
 	}
-	var info Info
-	err := inspect(f.fds[i], &info)
-	return info, errors.WithMessage(err, "scm: inspect")
+	return lent{f, i}
 }
+
+// lent is a descriptor that is still in its message.
+type lent struct {
+	files *Files
+	i     int
+}
+
+// SyscallConn returns l, of which only Control works: nobody waits on what is lent.
+func (l lent) SyscallConn() (syscall.RawConn, error) { return l, nil }
+
+// Control lends the number.
+func (l lent) Control(f func(fd uintptr)) error {
+	fd := l.files.fds[l.i]
+	if fd < 0 {
+		return os.ErrClosed
+	}
+	f(uintptr(fd))
+	return nil
+}
+
+// Read is not for what is lent.
+func (l lent) Read(func(fd uintptr) bool) error { return os.ErrNoDeadline }
+
+// Write is not for what is lent.
+func (l lent) Write(func(fd uintptr) bool) error { return os.ErrNoDeadline }
 
 // Take gives descriptor i to the caller as a file: in the runtime's poller if its sender had put it
 // into nonblocking mode, a mode that both share, and else not. It is nil if there is no such
@@ -85,7 +110,7 @@ func take[T any](f *Files, i int, what string, listening bool, construct func(*o
 	if f == nil || i < 0 || i >= len(f.fds) || f.fds[i] < 0 {
 		return none, ErrTaken
 	}
-	if err := checkListening(f.fds[i], listening); err != nil {
+	if err := sysfd.CheckListening(f.fds[i], listening); err != nil {
 		return none, errors.WithMessagef(err, "scm: take descriptor %d as a %s", i, what)
 	}
 	dup, err := sysfd.Dup(f.fds[i])
@@ -100,38 +125,6 @@ func take[T any](f *Files, i int, what string, listening bool, construct func(*o
 	}
 	_ = unix.Close(f.TakeFD(i))
 	return t, nil
-}
-
-// checkListening refuses what package net wraps into something that never works: a listener as a
-// connection, a connection as a listener, and a listener that was shut down. The latter is told by
-// its hangup; accept(2) on it says EAGAIN for ever.
-func checkListening(fd int, want bool) error {
-	listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN)
-	if err != nil {
-		return os.NewSyscallError("getsockopt", err)
-	}
-	switch {
-	case want && listening == 0:
-		return errors.WithMessage(unix.EINVAL, "it does not listen")
-	case !want && listening != 0:
-		return errors.WithMessage(unix.EINVAL, "it listens")
-	case want:
-		if hungUp(fd) {
-			return errors.WithMessage(unix.EINVAL, "it was shut down")
-		}
-	}
-	return nil
-}
-
-// hungUp reports whether nothing can come in on a socket but what is queued.
-func hungUp(fd int) bool {
-	poll := []unix.PollFd{{Fd: int32(fd), Events: pollHangup}}
-	for {
-		n, err := unix.Poll(poll, 0)
-		if err != unix.EINTR {
-			return err == nil && n > 0 && poll[0].Revents&(pollHangup|unix.POLLHUP) != 0
-		}
-	}
 }
 
 func connected(fd int) error {

@@ -58,12 +58,19 @@ func TestTake(t *testing.T) {
 			t.Errorf("TakeListener(%d): %v", i, err)
 		}
 	}
-	if info, err := m.Files.Inspect(0); err != nil || info.Kind != scm.MemFD {
+	if info, err := scm.Inspect(m.Files.Lend(0)); err != nil || info.Kind != scm.MemFD {
 		t.Errorf("Inspect(0): %v, %v", info.Kind, err)
 	}
-	if _, err := m.Files.Inspect(1); !errors.Is(err, scm.ErrTaken) {
-		t.Errorf("Inspect(1), which was taken: %v", err)
+	if m.Files.Lend(1) != nil || m.Files.Lend(99) != nil {
+		t.Error("lent what was taken")
 	}
+	lent := m.Files.Lend(2)
+	again := pass(t, lent) // a broker sends it on
+	sentOn := again.Files.TakeFD(0)
+	if !testutil.SameFile(t, sentOn, numbers(f)[2]) {
+		t.Error("another file was sent on")
+	}
+	unix.Close(sentOn)
 	other := m // a copy shares what is taken
 	fd := other.Files.TakeFD(0)
 	if fd < 3 || m.Files.TakeFD(0) != -1 {

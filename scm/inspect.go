@@ -155,7 +155,7 @@ func inspectSocket(fd int) *SocketInfo {
 	}
 	s.Style = socketpair.Style(option(unix.SO_TYPE))
 	s.Listening = option(unix.SO_ACCEPTCONN) != 0
-	s.ShutDown = s.Style != socketpair.Datagram && hungUp(fd)
+	s.ShutDown = s.Style != socketpair.Datagram && sysfd.HungUp(fd)
 	if local, err := unix.Getsockname(fd); err == nil {
 		s.Domain, s.Local = address(local, s.Style)
 	}

@@ -62,6 +62,3 @@ const (
 	emptyTravels     = true // an empty packet with descriptors is one
 	fullMeansTooLong = true // ENOBUFS is about this message, not about the moment
 )
-
-// pollHangup is the event of a connection whose other end writes no more.
-const pollHangup = unix.POLLRDHUP

@@ -2,11 +2,7 @@
 
 package scm
 
-import (
-	"errors"
-
-	"golang.org/x/sys/unix"
-)
+import "errors"
 
 // SetPassCred needs Linux; elsewhere it is errors.ErrUnsupported.
 func (c *Conn) SetPassCred(bool) error { return unsupported("SO_PASSCRED") }
@@ -32,6 +28,3 @@ const (
 	emptyTravels     = false // x/sys adds a byte
 	fullMeansTooLong = false // the receiver of a datagram is full
 )
-
-// pollHangup is the event of a connection whose other end is closed.
-const pollHangup = unix.POLLHUP

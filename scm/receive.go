@@ -254,7 +254,7 @@ func (c *Conn) atEnd(stamped bool) bool {
 		if stamping(fd) {
 			return nil
 		}
-		if !hungUp(fd) {
+		if !sysfd.HungUp(fd) {
 			end = false // the other end can still send
 		} else if queued, err := unix.IoctlGetInt(fd, ioctlQueued); err == nil && queued > 0 {
 			end = false // nothing comes behind the end
