@@ -92,6 +92,20 @@ func Offer(ctx context.Context, c *scm.Conn, o Offering) error {
 	return because(ErrKept, d.reason)
 }
 
+// refuse tells a successor that proves who it is why it gets nothing.
+func refuse(ctx context.Context, c *scm.Conn, o Offering, why error) error {
+	peer, err := begin(ctx, c, o.Policy, o.Deadlines.withDefaults().Hello)
+	if err != nil {
+		return because(ErrKept, err)
+	}
+	defer peer.Close()
+	defer c.Close()
+	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+	_ = c.Send(newFrame(frameHello, 0, hello(o.Name, o.Generation)))
+	_ = c.Send(newFrame(frameAbort, 0, abort(why)))
+	return because(ErrKept, why)
+}
+
 // because joins how a handoff ended and why.
 func because(how, why error) error {
 	if why == nil {

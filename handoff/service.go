@@ -39,6 +39,7 @@ type Service struct {
 	ready    bool
 	stopped  bool
 	handing  sync.Mutex // one handoff at a time
+	giveUp   func()     // ends the one that is under way, if it was not committed
 	stopping chan struct{}
 	reason   Reason
 
@@ -357,16 +358,17 @@ func (s *Service) all() []*socket {
 // handOver offers the service to the process at the other end of c, and takes c over.
 func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 	if !s.handing.TryLock() {
-		_ = c.Close()
-		return errors.WithMessage(ErrKept, "another successor is taking over")
+		return s.refuse(ctx, c, errors.New("another successor is taking over"))
 	}
 	defer s.handing.Unlock()
-	select {
-	case <-s.stopping:
-		_ = c.Close()
-		return errors.New("handoff: the service is " + string(s.reason))
-	default:
+	if why := s.Reason(); why != "" {
+		return s.refuse(ctx, c, errors.New("the service was "+string(why)))
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	s.mu.Lock()
+	s.giveUp = cancel
+	s.mu.Unlock()
 	// While our own predecessor can take back, nobody may take over from us.
 	if s.takeover != nil {
 		if err := s.takeover.Release(ctx); err != nil {
@@ -408,6 +410,13 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 	default:
 		s.tell(Event{Kind: EventKept, Err: err})
 	}
+	return err
+}
+
+// refuse tells a successor why it cannot have the service.
+func (s *Service) refuse(ctx context.Context, c *scm.Conn, why error) error {
+	err := refuse(ctx, c, Offering{Name: s.options.Name, Generation: s.generation, Policy: s.options.Policy, Deadlines: s.options.Deadlines}, why)
+	s.tell(Event{Kind: EventKept, Err: err})
 	return err
 }
 
@@ -454,11 +463,20 @@ func (s *Service) Reason() Reason {
 	return s.reason
 }
 
-// Stop tells the service to stop, as a signal does. Nobody follows; a predecessor that could take
-// back is told not to.
+// Stop tells the service to stop, as a signal does. Nobody follows: a handoff that is under way is given
+// up, unless it is committed, and a predecessor that could take back is told not to.
 func (s *Service) Stop(ctx context.Context) error {
+	s.mu.Lock()
+	giveUp := s.giveUp
+	s.mu.Unlock()
+	if giveUp != nil {
+		giveUp()
+	}
 	s.handing.Lock()
 	defer s.handing.Unlock()
+	if s.Reason() != "" {
+		return nil // the handoff was committed
+	}
 	if s.takeover != nil {
 		if err := s.takeover.Release(ctx); err != nil {
 			return err

@@ -25,6 +25,7 @@ import (
 
 	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/internal/testutil"
+	"github.com/fdkit/fdkit/scm"
 )
 
 // aService is the program of the tests of Service: an HTTP server on a TCP and a Unix listener.
@@ -320,4 +321,64 @@ func TestServiceSuccessorFails(t *testing.T) {
 	third := launch(t, c)
 	next := third.await("ready")
 	mustServe(t, c, ready.Addr, next.PID)
+}
+
+// takeByPath is a successor that is no Service.
+func takeByPath(t testing.TB, c serviceConfig) (*Takeover, error) {
+	t.Helper()
+	conn, err := net.Dial("unixpacket", c.Socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	sc, err := scm.NewConn(conn.(*net.UnixConn))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Take(t.Context(), sc, Wish{Name: "test"})
+}
+
+// Of two successors one wins, and the other is told.
+func TestServiceTwoSuccessors(t *testing.T) {
+	c := config(t)
+	first := launch(t, c)
+	ready := first.await("ready")
+	one, err := takeByPath(t, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = takeByPath(t, c)
+	if !errors.Is(err, ErrKept) || !strings.Contains(err.Error(), "another successor is taking over") {
+		t.Errorf("the second: %v", err)
+	}
+	one.Abort(errors.New("changed my mind"))
+	mustServe(t, c, ready.Addr, ready.PID)
+	next := launch(t, c).await("ready")
+	mustServe(t, c, ready.Addr, next.PID)
+}
+
+// A program that is told to stop while a successor rehearses does not wait for that.
+func TestServiceStopDuringRehearsal(t *testing.T) {
+	c := config(t)
+	first := launch(t, c)
+	ready := first.await("ready")
+	one, err := takeByPath(t, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Now()
+	_ = syscall.Kill(ready.PID, syscall.SIGTERM)
+	if end := first.await("end"); end.Error != "<nil>" {
+		t.Errorf("the drain: %s", end.Error)
+	}
+	if took := time.Since(start); took > 10*time.Second { // Rehearse is a minute
+		t.Errorf("it took %v to stop", took)
+	}
+	if err := one.Ready(t.Context()); err == nil {
+		t.Error("the successor took over from a service that was told to stop")
+	}
+	for _, path := range []string{c.Socket, c.Unix} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is left", path)
+		}
+	}
 }
