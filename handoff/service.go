@@ -88,6 +88,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.find(ctx); err != nil {
+		s.release()
 		s.cancel()
 		return nil, err
 	}
@@ -279,12 +280,15 @@ func (s *Service) Ready(ctx context.Context) error {
 		return errors.New("handoff: Ready was called before")
 	}
 	s.ready = true
-	for name, it := range s.adopted {
-		s.tell(Event{Kind: EventUnclaimed, Name: name})
-		_ = it.Close()
+	unclaimed := slices.Sorted(maps.Keys(s.adopted))
+	for _, name := range unclaimed {
+		_ = s.adopted[name].Close()
 		delete(s.adopted, name)
 	}
 	s.mu.Unlock()
+	for _, name := range unclaimed {
+		s.tell(Event{Kind: EventUnclaimed, Name: name})
+	}
 	var lost error
 	if s.takeover != nil {
 		err := s.takeover.Ready(ctx)
