@@ -29,7 +29,7 @@ type Event struct {
 	Kind  EventKind
 	PID   int           // of the other side, where there is one
 	Name  string        // of the socket, where it is about one
-	Took  time.Duration // paused: so long; drained: so long
+	Took  time.Duration // paused: until nobody accepted; handed over: since the pause began; drained: so long
 	Count int           // adopted: items; drained: connections that were cut
 	Err   error         // the reason, where something failed
 }

@@ -392,6 +392,7 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 					return Final{}, err
 				}
 			}
+			s.tell(Event{Kind: EventPaused, Took: time.Since(paused)})
 			if s.options.State == nil {
 				return Final{}, nil
 			}

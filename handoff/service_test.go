@@ -267,6 +267,9 @@ func TestServiceTakeover(t *testing.T) {
 	mustServe(t, c, ready.Addr, ready.PID)
 	for range 3 {
 		second := launch(t, c)
+		if paused := first.await(string(EventPaused)); paused.PID != ready.PID {
+			t.Errorf("%+v", paused)
+		}
 		next := second.await("ready")
 		if next.Addr != ready.Addr || next.State != fmt.Sprintf("state of %d", ready.PID) {
 			t.Errorf("%+v after %+v", next, ready)
