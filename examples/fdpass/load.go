@@ -54,7 +54,7 @@ func (l *load) stop() {
 	l.took = time.Since(l.begin)
 }
 
-// failures returns what went wrong, first things first.
+// failures returns what went wrong, in order.
 func (l *load) failures() (all []failure) {
 	for _, c := range l.clients {
 		all = append(all, c.failures...)
@@ -141,6 +141,9 @@ type client struct {
 	raw  syscall.RawConn
 	in   *bufio.Reader
 
+	connected time.Duration // when conn was made, after the begin of the load
+	last      int           // the pid that the last answer on conn came from, 0 before the first one
+
 	requests   int
 	reconnects int // the server ended a kept-alive connection in good order
 	samples    []sample
@@ -150,9 +153,9 @@ type client struct {
 
 // A sample is a request that was answered.
 type sample struct {
-	start      time.Duration // after the begin of the load
-	took       uint32        // µs
-	generation uint32
+	start time.Duration // after the begin of the load
+	took  uint32        // µs
+	pid   int32         // of who answered
 }
 
 func (s sample) end() time.Duration { return s.start + s.duration() }
@@ -160,7 +163,10 @@ func (s sample) end() time.Duration { return s.start + s.duration() }
 func (s sample) duration() time.Duration { return time.Duration(s.took) * time.Microsecond }
 
 // An origin is the process that an answer says it comes from.
-type origin struct{ generation, pid int }
+type origin struct {
+	generation uint64
+	pid        int
+}
 
 // A failure is a request that was not answered as it should have been.
 type failure struct {
@@ -168,6 +174,9 @@ type failure struct {
 	client int
 	kind   kind
 	err    error
+
+	connected time.Duration // when its connection was made, 0 if it could not be
+	last      int           // the pid that answered on it before, 0 if none did
 }
 
 func (f failure) String() string {
@@ -190,8 +199,12 @@ func (c *client) run() {
 			return
 		}
 		if err := c.request(); err != nil {
+			f := failure{at: time.Since(c.load.begin), client: c.id, kind: c.kind, err: err}
+			if c.conn != nil {
+				f.connected, f.last = c.connected, c.last
+			}
 			c.hangUp()
-			c.failures = append(c.failures, failure{time.Since(c.load.begin), c.id, c.kind, err})
+			c.failures = append(c.failures, f)
 			c.load.failed.Add(1)
 			c.load.pause(10 * time.Millisecond) // a server that is gone refuses very quickly
 		}
@@ -217,7 +230,8 @@ func (c *client) request() error {
 		return err
 	}
 	took := time.Since(start)
-	c.samples = append(c.samples, sample{start.Sub(c.load.begin), uint32(took.Microseconds()), uint32(from.generation)})
+	c.samples = append(c.samples, sample{start.Sub(c.load.begin), uint32(took.Microseconds()), int32(from.pid)})
+	c.last = from.pid
 	c.served[from]++
 	c.load.answered.Add(1)
 	if more {
@@ -273,6 +287,7 @@ func (c *client) connect() error {
 		return err
 	}
 	c.conn, c.in = conn.(*net.TCPConn), bufio.NewReader(conn)
+	c.connected, c.last = time.Since(c.load.begin), 0
 	c.raw, err = c.conn.SyscallConn()
 	return err
 }

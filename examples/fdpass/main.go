@@ -5,8 +5,9 @@
 //	go run ./examples/fdpass
 //	go run ./examples/fdpass --upgrades 20 --plot requests.svg
 //
-// The server is in server.go, handover.go, drain.go and gate.go, and is meant to be copied. The rest
-// starts it, asks it and reports.
+//	go run ./examples/fdpass --mode takeover --kill predecessor@paused
+//
+// The server is in server.go, and is meant to be copied. The rest starts it, asks it and reports.
 package main
 
 import (
@@ -30,8 +31,8 @@ const (
 )
 
 func main() {
-	if generation := os.Getenv(generationVariable); generation != "" {
-		if err := serverProcess(generation); err != nil {
+	if m := os.Getenv(modeVariable); m != "" {
+		if err := serverProcess(mode(m)); err != nil {
 			fmt.Fprintln(os.Stderr, "fdpass:", err)
 			os.Exit(statusFailed)
 		}
@@ -49,6 +50,8 @@ type options struct {
 	rate     int
 	addr     string
 	plot     string
+	mode     mode
+	kill     kill
 }
 
 // parse returns flag.ErrHelp if only help was asked for. Everything else it has told to stderr.
@@ -62,6 +65,8 @@ func parse(args []string, stdout, stderr io.Writer) (o options, err error) {
 	flags.IntVar(&o.rate, "rate", 200, "fail if in any second there are fewer than `N` answers")
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:0", "listen on `HOST:PORT`; port 0 is a free one")
 	flags.StringVar(&o.plot, "plot", "", "draw the requests of each generation over time into `FILE.svg`")
+	flags.StringVar((*string)(&o.mode), "mode", string(child), "`HOW` a successor comes to be: child, the server starts it on SIGHUP;\ntakeover, somebody else does, and it finds the server at a path")
+	flags.Var(&o.kill, "kill", "have a process kill itself in one upgrade, `WHO@STEP`:\n"+killHelp)
 	flags.Usage = func() {
 		fmt.Fprint(flags.Output(), usage)
 		flags.PrintDefaults()
@@ -77,6 +82,10 @@ func parse(args []string, stdout, stderr io.Writer) (o options, err error) {
 	switch {
 	case flags.NArg() > 0:
 		err = errors.Errorf("unexpected argument %q, see --help", flags.Arg(0))
+	case o.mode != child && o.mode != takeover:
+		err = errors.Errorf("--mode %s: it is child or takeover", o.mode)
+	case o.kill.step != "" && o.upgrades < 1:
+		err = errors.New("--kill needs an upgrade")
 	case o.upgrades < 0, o.clients < 1, o.every <= 0, o.rate < 0:
 		err = errors.New("--upgrades and --rate cannot be negative, --clients and --every must be more than 0")
 	}
@@ -86,11 +95,24 @@ func parse(args []string, stdout, stderr io.Writer) (o options, err error) {
 	return o, err
 }
 
+const killHelp = `  successor@adopted        it has everything, and prepares itself
+  successor@ready          just before it says that it can serve
+  successor@serving        it accepts, and the predecessor takes back
+  predecessor@offering     before it has passed anything: the successor begins afresh
+  predecessor@paused       nobody accepts at this moment
+  predecessor@handed-over  the successor serves, the last requests are still here
+What the killed process was itself answering dies with it, and is counted apart from what
+failed: on kept-alive connections by who gave the last answer; on those without an answer
+by the time, 250 ms from the kill on, and once for each client at most. At
+predecessor@offering nobody else has the socket: what is refused until the successor has
+made one is counted too, and the port is chosen before the server starts`
+
 const usage = `fdpass replaces an HTTP server by a new process, again and again, under load, and
 counts the requests that failed. There must be none; then the exit status is 0.
 
   go run ./examples/fdpass
   go run ./examples/fdpass --upgrades 20 --plot requests.svg
+  go run ./examples/fdpass --mode takeover --kill predecessor@paused
 
 `
 

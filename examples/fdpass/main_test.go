@@ -13,13 +13,12 @@ import (
 	"time"
 
 	"github.com/fdkit/fdkit/internal/testutil"
-	"github.com/fdkit/fdkit/scm"
 )
 
 // The generations are this test binary again, as os.Executable says.
 func TestMain(m *testing.M) {
-	if generation := os.Getenv(generationVariable); generation != "" {
-		crash(generation)
+	if os.Getenv(modeVariable) != "" {
+		crash()
 		main()
 		os.Exit(0)
 	}
@@ -28,56 +27,37 @@ func TestMain(m *testing.M) {
 
 var program = testutil.NewHelper("fdpass", func([]string) error { main(); return nil })
 
-// crashVariable makes the second generation end early, the first time: "WHEN|FILE", where FILE is
-// made by the one that does.
+// crashVariable is a folder in which each server process makes itself known. The second one ends at once.
 const crashVariable = "FDPASS_TEST_CRASH"
 
-func crash(generation string) {
-	when, file, ok := strings.Cut(os.Getenv(crashVariable), "|")
-	if !ok || generation != "2" {
-		return
+func crash() {
+	folder := os.Getenv(crashVariable)
+	for number := 1; folder != ""; number++ {
+		if os.Mkdir(filepath.Join(folder, fmt.Sprint(number)), 0o700) == nil {
+			if number == 2 {
+				os.Exit(3)
+			}
+			return
+		}
 	}
-	f, err := os.OpenFile(file, os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return
-	}
-	_ = f.Close()
-	if when == "at once" {
-		os.Exit(3)
-	}
-	c, err := scm.Inherit(3)
-	if err == nil {
-		err = meet(c, os.Getppid())
-	}
-	if err == nil {
-		_, err = c.Receive(make([]byte, 64), 1)
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "crash:", err)
-		os.Exit(1)
-	}
-	switch when {
-	case "with the listener":
-		os.Exit(3)
-	case "when ready":
-		_ = c.Send([]byte("ready"))
-		_ = expect(c, "go")
-		os.Exit(3)
-	case "never, but talks nonsense":
-		_ = c.Send([]byte("hello"))
-	}
-	_, _ = c.Receive(make([]byte, 64), 0)
-	select {} // until it is killed
 }
+
+var modes = []mode{child, takeover}
 
 // slow are the arguments for a machine that does much else.
 func slow(args ...string) []string { return append(args, "--every", "200ms", "--rate", "20") }
 
 func TestProgram(t *testing.T) {
+	for _, m := range modes {
+		t.Run(string(m), func(t *testing.T) { testProgram(t, m) })
+	}
+}
+
+func testProgram(t *testing.T, m mode) {
 	testutil.NoLeaks(t)
 	plot := filepath.Join(t.TempDir(), "requests.svg")
 	var stdout, stderr bytes.Buffer
-	cmd := program.Command(t, slow("--upgrades", "4", "--plot", plot)...)
+	cmd := program.Command(t, slow("--mode", string(m), "--upgrades", "4", "--plot", plot)...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil || stderr.Len() > 0 {
 		t.Fatalf("%v\n%s%s", err, stdout.String(), stderr.String())
@@ -110,26 +90,57 @@ func TestProgram(t *testing.T) {
 // A successor that ends before it serves leaves the old generation serving, which says why; the
 // next attempt succeeds.
 func TestSuccessorCrashes(t *testing.T) {
-	for _, tt := range []struct{ when, reason string }{
-		{"at once", `has ended \(exit status 3\): credentials: exchange: the peer is gone.*`},
-		{"with the listener", `has ended \(exit status 3\): waiting for "ready": EOF`},
-		{"when ready", `has ended \(exit status 3\): waiting for "serving": EOF`},
-		{"never, but talks nonsense", `has ended \(signal: killed\): received "hello" instead of "ready"`},
-	} {
-		t.Run(tt.when, func(t *testing.T) {
+	for _, m := range modes {
+		t.Run(string(m), func(t *testing.T) {
 			testutil.NoLeaks(t)
-			t.Setenv(crashVariable, tt.when+"|"+filepath.Join(t.TempDir(), "crashed"))
+			t.Setenv(crashVariable, t.TempDir())
 			t.Setenv("GORACE", "atexit_sleep_ms=0")
 			var stdout, stderr bytes.Buffer
-			status := run(t.Context(), slow("--upgrades", "2"), &stdout, &stderr)
+			status := run(t.Context(), slow("--mode", string(m), "--upgrades", "2"), &stdout, &stderr)
 			out, complaint := stdout.String(), stderr.String()
-			if status != statusFailed || !regexp.MustCompile(`^fdpass: hand over to generation 2: the successor, pid \d+, `+tt.reason+`\n$`).MatchString(complaint) {
+			if status != statusFailed || !regexp.MustCompile(`(?m)^fdpass: hand over to generation 2: .`).MatchString(complaint) {
 				t.Errorf("status %d: %s", status, complaint)
 			}
 			if !regexp.MustCompile(`(?m)^failed requests +0$`).MatchString(out) || !regexp.MustCompile(`(?m)^ +2 +\d+ +[\d.]+ ms`).MatchString(out) {
 				t.Errorf("requests failed, or there is no second generation:\n%s", out)
 			}
 		})
+	}
+}
+
+// Whoever dies in the midst of an upgrade, somebody serves on, and the upgrades after that succeed.
+func TestKill(t *testing.T) {
+	for _, m := range modes {
+		for _, k := range kills {
+			t.Run(string(m)+"/"+k.String(), func(t *testing.T) {
+				testutil.NoLeaks(t)
+				t.Setenv("GORACE", "atexit_sleep_ms=0")
+				var stdout, stderr bytes.Buffer
+				status := run(t.Context(), slow("--mode", string(m), "--upgrades", "3", "--kill", k.String()), &stdout, &stderr)
+				out := stdout.String()
+				if status != 0 || stderr.Len() > 0 {
+					t.Errorf("status %d: %s", status, stderr.String())
+				}
+				if !regexp.MustCompile(`(?m)^failed requests +0$`).MatchString(out) {
+					t.Errorf("requests failed:\n%s", out)
+				}
+				died := `died with the killed +\d+   ` + k.String()
+				rows, killed := 4, 1
+				if k.who == "successor" && k.step != "serving" {
+					died = `died with the killed +0   ` + k.String() // it had not accepted anything
+					rows, killed = 3, 0
+				}
+				if !regexp.MustCompile(died).MatchString(out) {
+					t.Errorf("no %q in\n%s", died, out)
+				}
+				if n := len(regexp.MustCompile(`(?m)^ +\d+ +\d+ +(–|[\d.]+ ms) +(–|[\d.]+ ms) +(killed|[\d.]+ ms) +(\?|[\d,]+)$`).FindAllString(out, -1)); n != rows {
+					t.Errorf("%d rows of generations, want %d, in\n%s", n, rows, out)
+				}
+				if n := len(regexp.MustCompile(`(?m) killed +\?$`).FindAllString(out, -1)); n != killed {
+					t.Errorf("%d generations were killed in\n%s", n, out)
+				}
+			})
+		}
 	}
 }
 
@@ -215,6 +226,9 @@ func TestArguments(t *testing.T) {
 		{[]string{"5"}, statusUsage, "", `fdpass: unexpected argument "5", see --help`},
 		{[]string{"-n", "-1"}, statusUsage, "", "fdpass: --upgrades and --rate cannot be negative"},
 		{[]string{"--clients", "0"}, statusUsage, "", "more than 0"},
+		{[]string{"--mode", "magic"}, statusUsage, "", "fdpass: --mode magic: it is child or takeover"},
+		{[]string{"--kill", "successor@home"}, statusUsage, "", "it is one of [successor@adopted "},
+		{[]string{"--kill", "successor@ready", "-n", "0"}, statusUsage, "", "fdpass: --kill needs an upgrade"},
 	} {
 		var stdout, stderr bytes.Buffer
 		status := run(t.Context(), tt.args, &stdout, &stderr)

@@ -94,7 +94,7 @@ func (r *trial) drawTitle(p *plot) {
 	p.text(plotLeft, 34, `font-size="19" font-weight="600" fill="#111827"`, "%s requests while the server was replaced %s",
 		count(int(r.load.answered.Load())), times(len(r.generations)-1))
 	colour := "#15803d"
-	n := len(r.load.failures())
+	n := len(r.blame().failed)
 	if n > 0 {
 		colour = "#b91c1c"
 	}
@@ -111,9 +111,13 @@ func (r *trial) bars(width time.Duration) [][]int {
 	for i := range bars {
 		bars[i] = make([]int, len(r.generations))
 	}
+	place := map[int]int{} // of a pid
+	for g := range r.generations {
+		place[r.generations[g].pid] = g
+	}
 	for s := range r.load.samples() {
-		i, g := int(s.end()/width), int(s.generation)-1
-		if i < len(bars) && g >= 0 && g < len(r.generations) {
+		i := int(s.end() / width)
+		if g, known := place[int(s.pid)]; known && i < len(bars) {
 			bars[i][g]++
 		}
 	}
@@ -125,7 +129,7 @@ func (r *trial) drawBars(p *plot, bars [][]int) {
 	if p.x(p.width)-p.x(0) >= 4 {
 		gap = 1
 	}
-	for g := range r.generations {
+	for g, from := range r.generations {
 		fmt.Fprintf(p, `<path fill="%s" d="`, colours[g%len(colours)])
 		for i, bar := range bars {
 			below := 0
@@ -137,7 +141,7 @@ func (r *trial) drawBars(p *plot, bars [][]int) {
 				fmt.Fprintf(p, "M%.1f %.1fH%.1fV%.1fH%.1fZ", left, p.y(below), right-gap, p.y(below+bar[g]), left)
 			}
 		}
-		fmt.Fprintf(p, `"><title>generation %d</title></path>`+"\n", g+1)
+		fmt.Fprintf(p, `"><title>generation %d</title></path>`+"\n", from.number)
 	}
 }
 
@@ -168,7 +172,7 @@ func (r *trial) drawChanges(p *plot) {
 		}
 	}
 	from := time.Duration(0)
-	number := 1
+	number := uint64(1)
 	write := func(to time.Duration) {
 		label := fmt.Sprintf("generation %d", number)
 		if room := p.x(to) - p.x(from); room < 20 {
@@ -188,7 +192,7 @@ func (r *trial) drawChanges(p *plot) {
 }
 
 func (r *trial) drawFailures(p *plot) {
-	for _, f := range r.load.failures() {
+	for _, f := range r.blame().failed {
 		x := p.x(f.at)
 		p.line(x, plotBottom-9, x, plotBottom, `stroke="#b91c1c" stroke-width="1.5"`)
 	}

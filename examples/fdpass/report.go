@@ -23,7 +23,10 @@ func (r *trial) write(w io.Writer) {
 		if g.handOver > 0 {
 			handOver, pause = milliseconds(g.handOver), milliseconds(g.pause)
 		}
-		if g.ended {
+		switch {
+		case g.killed:
+			drain = "killed"
+		case g.ended:
 			drain, requests = milliseconds(g.drain), count(int(g.requests))
 		}
 		fmt.Fprintf(table, "%d\t%d\t%s\t%s\t%s\t%s\t\n", g.number, g.pid, handOver, pause, drain, requests)
@@ -41,22 +44,32 @@ func (r *trial) write(w io.Writer) {
 	for k, n := range r.load.byKind() {
 		total("  "+kind(k).String(), count(n), "")
 	}
-	total("failed requests", count(len(r.load.failures())), "")
+	blame := r.blame()
+	total("failed requests", count(len(blame.failed)), "")
+	if r.killed != nil {
+		total("died with the killed", count(len(blame.died)), fmt.Sprintf("%v, pid %d, was answering them", r.kill, r.killed.PID))
+		if r.kill.step == "offering" {
+			total("refused", count(len(blame.refused)), "while nobody had the socket")
+		}
+	}
 	total("reconnects", count(r.load.reconnects()), "as the server asked")
-	if idle, cut := r.left(); idle+cut > 0 {
-		total("closed by a drain", count(idle+cut), fmt.Sprintf("%d idle, %d cut", idle, cut))
+	if n := r.cut(); n > 0 {
+		total("cut by a drain", count(n), "")
 	}
 	fmt.Fprintln(w)
 
 	around, away := r.latencies()
 	latency := tabwriter.NewWriter(w, 0, 0, 3, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(latency, "latency\tp50\tp99\tmax\trequests\t")
+	fmt.Fprintln(latency, "latency\tp50\tp99\tp99.9\tmax\trequests\t")
 	for _, row := range []struct {
 		what  string
 		times []time.Duration
 	}{{"around a hand-over", around}, {"away from them", away}} {
-		fmt.Fprintf(latency, "%s\t%s\t%s\t%s\t%s\t\n", row.what, milliseconds(percentile(row.times, 50)),
-			milliseconds(percentile(row.times, 99)), milliseconds(percentile(row.times, 100)), count(len(row.times)))
+		fmt.Fprintf(latency, "%s\t", row.what)
+		for _, p := range []float64{50, 99, 99.9, 100} {
+			fmt.Fprintf(latency, "%s\t", milliseconds(percentile(row.times, p)))
+		}
+		fmt.Fprintf(latency, "%s\t\n", count(len(row.times)))
 	}
 	_ = latency.Flush()
 }
@@ -79,13 +92,12 @@ func (r *trial) latencies() (around, away []time.Duration) {
 	return around, away
 }
 
-// left returns what the drains had to close.
-func (r *trial) left() (idle, cut int) {
+// cut returns how many connections the drains had to cut.
+func (r *trial) cut() (n int) {
 	for _, g := range r.generations {
-		idle += g.idle
-		cut += g.cut
+		n += g.cut
 	}
-	return idle, cut
+	return n
 }
 
 // slowest returns the fewest answers of any second, looked at each tenth of it, and when that second

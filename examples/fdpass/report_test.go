@@ -58,7 +58,7 @@ func TestNumbers(t *testing.T) {
 }
 
 // answers is a load of one client with an answer every interval.
-func answers(took, interval time.Duration, generation func(time.Duration) int) *load {
+func answers(took, interval time.Duration, generation func(time.Duration) uint64) *load {
 	c := &client{kind: keepAlive, served: map[origin]int64{}}
 	l := &load{took: took, clients: []*client{c}}
 	for t := time.Duration(0); t < took; t += interval {
@@ -66,19 +66,19 @@ func answers(took, interval time.Duration, generation func(time.Duration) int) *
 		if g == 0 {
 			continue // nobody answers
 		}
-		c.samples = append(c.samples, sample{start: t, took: 1000, generation: uint32(g)})
-		c.served[origin{g, 100 * g}]++
+		c.samples = append(c.samples, sample{start: t, took: 1000, pid: int32(100 * g)})
+		c.served[origin{g, int(100 * g)}]++
 		l.answered.Add(1)
 	}
 	return l
 }
 
 func TestSlowestSecond(t *testing.T) {
-	always := func(time.Duration) int { return 1 }
+	always := func(time.Duration) uint64 { return 1 }
 	if n, _ := answers(3*time.Second, 10*ms, always).slowest(); n < 99 || n > 100 {
 		t.Errorf("%d answers in the slowest second", n)
 	}
-	if n, at := answers(3*time.Second, 10*ms, func(t time.Duration) int {
+	if n, at := answers(3*time.Second, 10*ms, func(t time.Duration) uint64 {
 		if t >= 1500*ms && t < 2*time.Second {
 			return 0
 		}
@@ -93,11 +93,11 @@ func TestSlowestSecond(t *testing.T) {
 
 // sampleTrial is one upgrade after a second, and one that fails after two.
 func sampleTrial() *trial {
-	second := &generation{number: 2, pid: 200, handOver: 50 * ms, pause: ms, ended: true, requests: 200, drain: 5 * ms, idle: 1}
+	second := &generation{number: 2, pid: 200, handOver: 50 * ms, pause: ms, ended: true, requests: 200, drain: 5 * ms, cut: 1}
 	r := &trial{
 		generations: []*generation{{number: 1, pid: 100, ended: true, requests: 100, drain: 5 * ms}, second},
 		changes:     []change{{1000 * ms, 1050 * ms, second}, {2000 * ms, 2020 * ms, nil}},
-		load: answers(3*time.Second, 10*ms, func(t time.Duration) int {
+		load: answers(3*time.Second, 10*ms, func(t time.Duration) uint64 {
 			if t < time.Second {
 				return 1
 			}
@@ -125,7 +125,7 @@ func TestJudge(t *testing.T) {
 		{"all is well", func(*trial) {}, nil},
 		{"too slow", func(r *trial) { r.rate = 101 }, []string{"too few requests: "}},
 		{"a request failed", func(r *trial) {
-			r.load.clients[0].failures = []failure{{1500 * ms, 3, withPauses, errors.New("reset")}}
+			r.load.clients[0].failures = []failure{{at: 1500 * ms, client: 3, kind: withPauses, err: errors.New("reset")}}
 		}, []string{"requests failed: 1 of 301", "failed request: 1.500 s, client 3 (kept alive, with pauses): reset"}},
 		{"an answer was lost", func(r *trial) { r.generations[0].requests++ }, []string{"wrong count: generation 1 served 101 requests, and clients have 100 answers"}},
 		{"somebody else answered", func(r *trial) { r.load.clients[0].served[origin{2, 7}]++ }, []string{"answers from an unknown process: generation 2, pid 7"}},
@@ -159,11 +159,11 @@ requests                         300   100/s, 100 in the slowest second
   kept alive, with pauses          0
 failed requests                    0
 reconnects                         0   as the server asked
-closed by a drain                  1   1 idle, 0 cut
+cut by a drain                     1
 
-              latency       p50       p99       max   requests
-   around a hand-over   1.00 ms   1.00 ms   1.00 ms         29
-       away from them   1.00 ms   1.00 ms   1.00 ms        271
+              latency       p50       p99     p99.9       max   requests
+   around a hand-over   1.00 ms   1.00 ms   1.00 ms   1.00 ms         29
+       away from them   1.00 ms   1.00 ms   1.00 ms   1.00 ms        271
 `
 	if got := "\n" + b.String(); got != want {
 		t.Errorf("got%s", got)
@@ -172,7 +172,7 @@ closed by a drain                  1   1 idle, 0 cut
 
 func TestPlot(t *testing.T) {
 	r := sampleTrial()
-	r.load.clients[0].failures = []failure{{1500 * ms, 3, withPauses, errors.New("reset")}}
+	r.load.clients[0].failures = []failure{{at: 1500 * ms, client: 3, kind: withPauses, err: errors.New("reset")}}
 	svg := r.plotSVG()
 	for d := xml.NewDecoder(bytes.NewReader(svg)); ; {
 		if _, err := d.Token(); errors.Is(err, io.EOF) {

@@ -3,67 +3,108 @@ package main
 import (
 	"bufio"
 	"encoding/json"
-	"io"
 	"os"
 	"os/exec"
-	"strconv"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/pkg/errors"
 
 	"github.com/fdkit/fdkit/credentials"
+	"github.com/fdkit/fdkit/handoff"
 )
 
 // A service is all generations of the server, seen from outside.
 type service struct {
-	first    *exec.Cmd
-	lifeline *os.File             // the generations end when nobody has it open
+	mode     mode
+	addr     string
+	program  string
+	folder   string               // of the socket, and of the order to kill
+	stdin    *os.File             // of all generations
+	stdout   *os.File             // likewise; closed when we cannot start any more of them
+	children int                  // that we started and that have not ended
+	lifeline *os.File             // they end when nobody has it open
+	group    int                  // their process group, which is the first one's pid
 	events   chan event           // of all generations; closed when all have ended
+	writers  sync.WaitGroup       // to events
 	current  *credentials.Process // the generation that serves
 }
 
 // startService starts the first generation: this program again, in a process group of its own, so
 // that Control-C comes to us alone.
-func startService(addr string) (*service, error) {
-	program, err := os.Executable()
-	if err != nil {
+func startService(m mode, addr string) (s *service, err error) {
+	s = &service{mode: m, addr: addr, events: make(chan event)}
+	if s.program, err = os.Executable(); err != nil {
 		return nil, err
 	}
-	stdin, lifeline, err := os.Pipe()
-	if err != nil {
+	if s.folder, err = os.MkdirTemp("", "fdpass"); err != nil {
 		return nil, err
 	}
-	defer stdin.Close()
+	if s.stdin, s.lifeline, err = os.Pipe(); err != nil {
+		s.free()
+		return nil, err
+	}
 	lines, stdout, err := os.Pipe()
 	if err != nil {
-		_ = lifeline.Close()
+		s.free()
 		return nil, err
 	}
-	defer stdout.Close()
-
-	cmd := exec.Command(program, addr)
-	cmd.Env = append(os.Environ(), generationVariable+"=1")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	if err := cmd.Start(); err != nil {
-		_ = lifeline.Close()
+	s.stdout = stdout
+	if err := s.start(); err != nil {
+		s.free()
 		_ = lines.Close()
 		return nil, err
 	}
-	s := &service{first: cmd, lifeline: lifeline, events: make(chan event)}
-	go s.read(lines)
+	s.writers.Go(func() { s.read(lines) })
+	if m == child {
+		_ = s.stdout.Close()
+	}
+	go func() {
+		s.writers.Wait()
+		close(s.events)
+	}()
 	return s, nil
+}
+
+// start starts a generation, whose end is an event.
+func (s *service) start() error {
+	cmd := exec.Command(s.program, s.addr)
+	cmd.Env = append(os.Environ(), modeVariable+"="+string(s.mode), folderVariable+"="+s.folder)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = s.stdin, s.stdout, os.Stderr
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: s.group}
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	s.children++
+	if s.group == 0 {
+		s.group = cmd.Process.Pid
+	}
+	s.writers.Go(func() {
+		e := event{Event: eventExited, PID: cmd.Process.Pid}
+		if err := cmd.Wait(); err != nil {
+			e.Error = err.Error()
+		}
+		e.At = time.Now()
+		s.events <- e
+	})
+	return nil
+}
+
+// exited notes that a child has ended. After the last one nobody is left who could hand over.
+func (s *service) exited() {
+	if s.children--; s.children == 0 {
+		_ = s.stdout.Close()
+	}
 }
 
 // read makes events of lines until their last writer has ended.
 func (s *service) read(lines *os.File) {
-	defer close(s.events)
 	defer lines.Close()
 	for in := bufio.NewScanner(lines); in.Scan(); {
 		var e event
 		if err := json.Unmarshal(in.Bytes(), &e); err != nil {
-			e = event{Event: in.Text()}
+			e = event{Event: handoff.EventKind(in.Text())}
 		}
 		s.events <- e
 	}
@@ -81,9 +122,15 @@ func (s *service) follow(pid int) error {
 	return nil
 }
 
-// upgrade tells the current generation to replace itself, stop tells it to end.
-func (s *service) upgrade() error { return s.signal(syscall.SIGHUP) }
-func (s *service) stop() error    { return s.signal(syscall.SIGTERM) }
+// upgrade has the current generation replaced, stop tells it to end.
+func (s *service) upgrade() error {
+	if s.mode == takeover {
+		return s.start()
+	}
+	return s.signal(syscall.SIGHUP)
+}
+
+func (s *service) stop() error { return s.signal(syscall.SIGTERM) }
 
 func (s *service) signal(sig syscall.Signal) error {
 	if s.current == nil {
@@ -92,35 +139,26 @@ func (s *service) signal(sig syscall.Signal) error {
 	return errors.WithMessagef(s.current.Signal(sig), "generation with pid %d", s.current.PID())
 }
 
-// close waits until all generations have ended, ends them after a while, and frees everything. It
-// returns how the first one ended; the others are children of those before them.
-func (s *service) close() error {
+// close waits until all generations have ended, ends them after a while, and frees everything. What they
+// say meanwhile, hear gets.
+func (s *service) close(hear func(event)) {
 	_ = s.lifeline.Close()
+	_ = s.stdout.Close()
 	kill := time.AfterFunc(drainTimeout+5*time.Second, func() {
 		// The group exists as long as one of its processes, and so its number is not reused.
-		_ = syscall.Kill(-s.first.Process.Pid, syscall.SIGKILL)
+		_ = syscall.Kill(-s.group, syscall.SIGKILL)
 	})
 	defer kill.Stop()
-	for range s.events {
+	for e := range s.events {
+		hear(e)
 	}
-	_ = s.current.Close()
-	return s.first.Wait()
+	s.free()
 }
 
-// serverProcess is the main function of a generation.
-func serverProcess(generation string) error {
-	n, err := strconv.Atoi(generation)
-	if err != nil {
-		return errors.WithMessage(err, generationVariable)
+func (s *service) free() {
+	_ = s.current.Close()
+	for _, f := range []*os.File{s.stdin, s.stdout, s.lifeline} {
+		_ = f.Close() // nil and closed ones are fine
 	}
-	addr := ""
-	if len(os.Args) > 1 {
-		addr = os.Args[1]
-	}
-	go func() {
-		// The pipe ends when the program that started the first generation does.
-		_, _ = io.Copy(io.Discard, os.Stdin)
-		_ = syscall.Kill(os.Getpid(), syscall.SIGTERM)
-	}()
-	return errors.WithMessagef(serve(n, addr), "generation %d", n)
+	_ = os.RemoveAll(s.folder)
 }

@@ -4,10 +4,20 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
+	"slices"
+	"strconv"
 	"sync/atomic"
 	"time"
 
 	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/handoff"
+)
+
+const (
+	startTimeout    = 10 * time.Second // for the first generation to serve
+	handOverTimeout = 20 * time.Second // for a successor to serve, or to fail
 )
 
 // A trial is one run: a service, its load, and what was seen of them.
@@ -20,24 +30,29 @@ type trial struct {
 	changes     []change
 	problems    []string // why the exit status is not 0
 
-	current atomic.Int64 // the generation that serves, for the progress line
+	current atomic.Int64 // the place in generations of who serves, from 1 on, for the progress line
 
-	// What was heard of the upgrade that is under way.
-	serving  *event
-	servesAt time.Time
-	handed   *event
-	failed   *event
+	killed *event // the process that killed itself
+	afresh *event // who served first after that
+
+	// What was heard of the upgrade that is under way, if one is.
+	upgrading bool
+	paused    *event // the predecessor
+	serving   *event // the successor
+	kept      *event // the predecessor serves on, or again, or the successor has ended
 }
 
 // A generation is what was seen of one.
 type generation struct {
-	number, pid int
-	handOver    time.Duration // from the trigger until it served; 0 for the first
-	pause       time.Duration // the part of it in which nobody accepted
-	ended       bool
-	drain       time.Duration // how long its last connections took
-	idle, cut   int           // see drained
-	requests    int64         // by its own count
+	number   uint64 // as it counts itself; 1 is one that began afresh
+	pid      int
+	handOver time.Duration // from the trigger until it served; 0 for the first
+	pause    time.Duration // the part of it in which nobody accepted
+	ended    bool
+	killed   bool
+	drain    time.Duration // how long its last connections took
+	cut      int           // connections that were cut then
+	requests int64         // by its own count
 }
 
 // A change is the time of a hand-over, after the begin of the load.
@@ -48,21 +63,27 @@ type change struct {
 
 // try makes the trial. Afterwards there is something to report if load is set.
 func (r *trial) try(ctx context.Context, stderr io.Writer) {
-	s, err := startService(r.addr)
+	if r.kill.step == "offering" {
+		if err := r.fixPort(); err != nil {
+			r.problem(err, "choose a port")
+			return
+		}
+	}
+	s, err := startService(r.mode, r.addr)
 	if err != nil {
 		r.problem(err, "start the server")
 		return
 	}
-	defer func() { r.problem(s.close(), "the first generation") }()
+	defer s.close(r.hear)
 	r.service = s
-	if err := r.await(ctx, handOverTimeout, func() bool { return r.serving != nil }); err != nil {
+	if err := r.await(ctx, startTimeout, func() bool { return r.serving != nil }); err != nil {
 		if ctx.Err() == nil && !errors.Is(err, errEnded) { // how it ended is told anyway
 			r.problem(err, "start the server")
 		}
 		return
 	}
 	addr := r.serving.Addr
-	if err := r.commit(&generation{number: 1, pid: r.serving.PID}); err != nil {
+	if err := r.commit(r.generations[0]); err != nil {
 		r.problem(err, "start the server")
 		return
 	}
@@ -77,17 +98,30 @@ func (r *trial) try(ctx context.Context, stderr io.Writer) {
 	r.judge()
 }
 
+// fixPort chooses the port, if we are to. Who begins afresh must find it again.
+func (r *trial) fixPort() error {
+	ln, err := net.Listen("tcp", r.addr)
+	if err != nil {
+		return err
+	}
+	r.addr = ln.Addr().String()
+	return ln.Close()
+}
+
 func (r *trial) upgradeAll(ctx context.Context) error {
 	if err := r.rest(ctx); err != nil {
 		return err
 	}
-	for range r.upgrades {
-		if err := r.upgrade(ctx); err != nil {
+	for i := range r.upgrades {
+		if err := r.upgrade(ctx, r.kill.step != "" && i == r.upgrades/2); err != nil {
 			return err
 		}
 		if err := r.rest(ctx); err != nil {
 			return err
 		}
+	}
+	if r.kill.step != "" && r.killed == nil {
+		return errors.Errorf("nobody was killed at %v", r.kill)
 	}
 	return nil
 }
@@ -101,42 +135,62 @@ func (r *trial) rest(ctx context.Context) error {
 	return err
 }
 
-// upgrade has the current generation replace itself. That it fails to is a problem, but no error:
-// the trial goes on.
-func (r *trial) upgrade(ctx context.Context) error {
-	r.serving, r.handed, r.failed = nil, nil, nil
+// upgrade has the current generation replaced. That it is not is a problem, unless somebody was to be killed,
+// but no error: the trial goes on.
+func (r *trial) upgrade(ctx context.Context, kill bool) error {
+	r.upgrading, r.paused, r.serving, r.kept = true, nil, nil, nil
+	defer func() { r.upgrading = false }()
+	if kill {
+		if err := r.kill.order(r.service.folder, r.service.current.PID()); err != nil {
+			return err
+		}
+	}
 	trigger := time.Now()
 	if err := r.service.upgrade(); err != nil {
 		return err
 	}
 	// An interruption waits for the end of it: else a process would serve that we do not know of.
-	if err := r.await(context.WithoutCancel(ctx), handOverTimeout+pauseTimeout+5*time.Second, func() bool {
-		return r.serving != nil && r.handed != nil || r.failed != nil
+	if err := r.await(context.WithoutCancel(ctx), handOverTimeout, func() bool {
+		if r.kept != nil || r.serving == nil {
+			return r.kept != nil
+		}
+		return !kill || r.kill.who == "predecessor" && r.killed != nil
 	}); err != nil {
 		return err
 	}
-	c := change{trigger: trigger.Sub(r.load.begin), serving: time.Since(r.load.begin)}
+	c := change{trigger: trigger.Sub(r.load.begin)}
 	defer func() { r.changes = append(r.changes, c) }()
-	number := len(r.generations) + 1
-	if r.failed != nil {
-		r.problem(errors.New(r.failed.Error), fmt.Sprintf("hand over to generation %d", number))
+	if r.kept != nil {
+		c.serving = r.kept.At.Sub(r.load.begin)
+		if !kill || r.killed == nil {
+			r.problem(errors.New(r.kept.Error), "hand over to generation "+fmt.Sprint(r.generations[r.current.Load()-1].number+1))
+		}
 		return nil
 	}
-	c.serving = r.servesAt.Sub(r.load.begin)
-	c.to = &generation{
-		number:   number,
-		pid:      r.serving.PID,
-		handOver: c.serving - c.trigger,
-		pause:    r.handed.Pause,
+	c.serving, c.to = r.serving.At.Sub(r.load.begin), r.find(r.serving.PID)
+	c.to.handOver = c.serving - c.trigger
+	switch {
+	case r.paused != nil:
+		c.to.pause = r.serving.At.Sub(r.paused.At) + r.paused.Took
+	case kill:
+		c.to.pause = r.serving.At.Sub(r.killed.At)
 	}
 	return r.commit(c.to)
 }
 
 // commit makes g the current generation.
 func (r *trial) commit(g *generation) error {
-	r.generations = append(r.generations, g)
-	r.current.Store(int64(g.number))
+	r.current.Store(int64(slices.Index(r.generations, g) + 1))
 	return r.service.follow(g.pid)
+}
+
+// find returns the generation with this pid, nil if it never served.
+func (r *trial) find(pid int) *generation {
+	i := slices.IndexFunc(r.generations, func(g *generation) bool { return g.pid == pid })
+	if i < 0 {
+		return nil
+	}
+	return r.generations[i]
 }
 
 // end ends the service when its clients are gone.
@@ -145,12 +199,7 @@ func (r *trial) end() error {
 		return err
 	}
 	return r.await(context.Background(), drainTimeout+5*time.Second, func() bool {
-		for _, g := range r.generations {
-			if !g.ended {
-				return false
-			}
-		}
-		return true
+		return !slices.ContainsFunc(r.generations, func(g *generation) bool { return !g.ended && !g.killed })
 	})
 }
 
@@ -176,17 +225,41 @@ func (r *trial) await(ctx context.Context, timeout time.Duration, done func() bo
 }
 
 func (r *trial) hear(e event) {
+	g := r.find(e.PID)
 	switch e.Event {
-	case serving:
-		r.serving, r.servesAt = &e, time.Now()
-	case handed:
-		r.handed = &e
-	case failed:
-		r.failed = &e
-	case ended:
-		if e.Generation <= len(r.generations) {
-			g := r.generations[e.Generation-1]
-			g.ended, g.requests, g.drain, g.idle, g.cut = true, e.Requests, e.Drain, e.Idle, e.Cut
+	case handoff.EventServing:
+		r.serving = &e
+		if r.killed != nil && r.afresh == nil {
+			r.afresh = &e
+		}
+		r.generations = append(r.generations, &generation{number: e.Generation, pid: e.PID})
+	case handoff.EventPaused:
+		r.paused = &e
+	case handoff.EventKept:
+		r.kept = &e
+	case handoff.EventTookBack:
+		r.kept = &e
+		if !r.upgrading && g != nil {
+			r.problem(errors.New(e.Error), "an upgrade was taken back")
+			r.problem(r.commit(g), "follow who took back")
+		}
+	case handoff.EventDrained:
+		if g != nil {
+			g.ended, g.requests, g.drain, g.cut = true, e.Requests, e.Took, e.Cut
+		}
+	case eventKilled:
+		r.killed = &e
+		if g != nil {
+			g.killed = true
+		}
+	case eventExited:
+		r.service.exited()
+		if e.Error == "" || r.killed != nil && r.killed.PID == e.PID {
+			return
+		}
+		r.problem(errors.New(e.Error), "pid "+strconv.Itoa(e.PID))
+		if r.upgrading && g == nil && r.kept == nil {
+			r.kept = &event{At: e.At, Error: "the successor has ended"}
 		}
 	}
 }
@@ -194,7 +267,7 @@ func (r *trial) hear(e event) {
 // judge finds what is wrong with what the clients saw.
 func (r *trial) judge() {
 	const details = 5
-	failures := r.load.failures()
+	failures := r.blame().failed
 	if n := len(failures); n > 0 {
 		r.problem(errors.Errorf("%s of %s", count(n), count(n+int(r.load.answered.Load()))), "requests failed")
 		for _, f := range failures[:min(n, details)] {

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bufio"
+	"net"
+	"net/http"
+	"testing"
+	"time"
+
+	"github.com/fdkit/fdkit/internal/testutil"
+	"github.com/fdkit/fdkit/scm"
+	"github.com/fdkit/fdkit/socketpair"
+)
+
+// A talker is a client by hand.
+type talker struct {
+	*net.TCPConn
+	t  *testing.T
+	in *bufio.Reader
+}
+
+func dial(t *testing.T, ln net.Listener) *talker {
+	t.Helper()
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	return &talker{c.(*net.TCPConn), t, bufio.NewReader(c)}
+}
+
+// copyListener passes ln through a socketpair, as to a successor.
+func copyListener(t *testing.T, ln *net.TCPListener) *net.TCPListener {
+	t.Helper()
+	a, b, err := scm.Pair(socketpair.SeqPacket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	defer b.Close()
+	if err := a.Send([]byte("listener"), ln); err != nil {
+		t.Fatal(err)
+	}
+	m, err := b.Receive(make([]byte, 64), 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.Close()
+	got, err := m.Files.TakeListener(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return got.(*net.TCPListener)
+}
+
+// The negative control: generations of a server replace each other in this process, under the load of the
+// real clients, with all that package net/http has for it. The clients see what Shutdown loses, so
+// they would see it if the service lost something.
+func TestShutdownUnderLoad(t *testing.T) {
+	testutil.NoLeaks(t)
+	first, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln := first.(*net.TCPListener)
+	serve := func(generation uint64, ln net.Listener) (srv *http.Server, ended chan error) {
+		srv, ended = &http.Server{Handler: &server{generation: generation}}, make(chan error, 1)
+		go func() { ended <- srv.Serve(ln) }()
+		return srv, ended
+	}
+	srv, ended := serve(1, ln)
+	l := startLoad(ln.Addr().String(), 32)
+	for generation := uint64(2); generation <= 201 && l.failed.Load() == 0; generation++ {
+		next := copyListener(t, ln)
+		nextSrv, nextEnded := serve(generation, next)
+		if err := srv.Shutdown(t.Context()); err != nil {
+			t.Error(err)
+		}
+		<-ended
+		srv, ended, ln = nextSrv, nextEnded, next
+		enough := l.answered.Load() + 200
+		testutil.Eventually(t, "200 answers", func() bool { return l.answered.Load() > enough })
+	}
+	l.stop()
+	_ = srv.Close()
+	<-ended
+	failures := l.failures()
+	t.Logf("%d answers, %d failures", l.answered.Load(), len(failures))
+	if len(failures) == 0 {
+		t.Error("nothing failed in 200 plain Shutdowns: the clients do not notice")
+	}
+	for _, f := range failures {
+		t.Log(f)
+	}
+}
