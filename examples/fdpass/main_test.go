@@ -164,6 +164,7 @@ func TestInterrupt(t *testing.T) {
 // The servers end with the program that started them, however that ends.
 func TestKilled(t *testing.T) {
 	testutil.NoLeaks(t)
+	t.Setenv("TMPDIR", t.TempDir()) // it leaves a folder
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)

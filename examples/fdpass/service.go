@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"os"
 	"os/exec"
-	"sync"
 	"syscall"
 	"time"
 
@@ -22,12 +21,11 @@ type service struct {
 	program  string
 	folder   string               // of the socket, and of the order to kill
 	stdin    *os.File             // of all generations
-	stdout   *os.File             // likewise; closed when we cannot start any more of them
+	stdout   *os.File             // likewise; closed when none of children is left
 	children int                  // that we started and that have not ended
 	lifeline *os.File             // they end when nobody has it open
 	group    int                  // their process group, which is the first one's pid
 	events   chan event           // of all generations; closed when all have ended
-	writers  sync.WaitGroup       // to events
 	current  *credentials.Process // the generation that serves
 }
 
@@ -56,14 +54,7 @@ func startService(m mode, addr string) (s *service, err error) {
 		_ = lines.Close()
 		return nil, err
 	}
-	s.writers.Go(func() { s.read(lines) })
-	if m == child {
-		_ = s.stdout.Close()
-	}
-	go func() {
-		s.writers.Wait()
-		close(s.events)
-	}()
+	go s.read(lines)
 	return s, nil
 }
 
@@ -80,18 +71,18 @@ func (s *service) start() error {
 	if s.group == 0 {
 		s.group = cmd.Process.Pid
 	}
-	s.writers.Go(func() {
+	go func() {
 		e := event{Event: eventExited, PID: cmd.Process.Pid}
 		if err := cmd.Wait(); err != nil {
 			e.Error = err.Error()
 		}
 		e.At = time.Now()
-		s.events <- e
-	})
+		_ = json.NewEncoder(s.stdout).Encode(e) // after all that it has said itself
+	}()
 	return nil
 }
 
-// exited notes that a child has ended. After the last one nobody is left who could hand over.
+// exited notes that a child has ended, which was an event.
 func (s *service) exited() {
 	if s.children--; s.children == 0 {
 		_ = s.stdout.Close()
@@ -100,6 +91,7 @@ func (s *service) exited() {
 
 // read makes events of lines until their last writer has ended.
 func (s *service) read(lines *os.File) {
+	defer close(s.events)
 	defer lines.Close()
 	for in := bufio.NewScanner(lines); in.Scan(); {
 		var e event
@@ -140,10 +132,9 @@ func (s *service) signal(sig syscall.Signal) error {
 }
 
 // close waits until all generations have ended, ends them after a while, and frees everything. What they
-// say meanwhile, hear gets.
+// say meanwhile, hear gets, which calls exited.
 func (s *service) close(hear func(event)) {
 	_ = s.lifeline.Close()
-	_ = s.stdout.Close()
 	kill := time.AfterFunc(drainTimeout+5*time.Second, func() {
 		// The group exists as long as one of its processes, and so its number is not reused.
 		_ = syscall.Kill(-s.group, syscall.SIGKILL)
