@@ -392,6 +392,12 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 					return Final{}, err
 				}
 			}
+			// On probation this process must not answer at the path: who comes now is the successor's.
+			if s.control != nil {
+				if err := s.control.ln.pause(ctx); err != nil {
+					return Final{}, err
+				}
+			}
 			s.tell(Event{Kind: EventPaused, Took: time.Since(paused)})
 			if s.options.State == nil {
 				return Final{}, nil
@@ -402,6 +408,9 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 		Resume: func() {
 			for _, k := range s.all() {
 				k.resume()
+			}
+			if s.control != nil {
+				s.control.ln.resume()
 			}
 		},
 	})
