@@ -410,6 +410,7 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 				k.resume()
 			}
 			if s.control != nil {
+				s.control.ln.relisten()
 				s.control.ln.resume()
 			}
 		},
