@@ -385,3 +385,21 @@ func TestServiceStopDuringRehearsal(t *testing.T) {
 		}
 	}
 }
+
+// A third process that comes while the first can still take back gets the service from the second, which
+// is released first; the first does not answer at the path any more.
+func TestServiceDuringProbation(t *testing.T) {
+	c := config(t)
+	c.Deadlines.Probation = time.Minute
+	first := launch(t, c)
+	ready := first.await("ready")
+	for range 5 {
+		start := time.Now()
+		next := launch(t, c)
+		l := next.await("ready")
+		mustServe(t, c, ready.Addr, l.PID)
+		if took := time.Since(start); took > 30*time.Second {
+			t.Errorf("it waited %v for the probation", took)
+		}
+	}
+}
