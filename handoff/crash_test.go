@@ -312,23 +312,35 @@ func waitAny(t *testing.T, first, second *running) {
 	waitFor(t, first, second, string(EventKept), string(EventTookBack), string(EventHanded), string(EventSettled), string(EventFresh))
 }
 
-// waitFor waits for one of the events from either, or for the end of one of them.
+// waitFor waits for one of the events from either, or for the end of both: the survivor of a kill has not
+// come to its decision when the killed one is seen to be dead.
 func waitFor(t *testing.T, first, second *running, events ...string) line {
 	t.Helper()
 	timeout := time.After(20 * time.Second)
-	for {
+	one, two := first.lines, second.lines
+	if first == second {
+		two = nil
+	}
+	for one != nil || two != nil {
 		var l line
 		var ok bool
 		select {
-		case l, ok = <-first.lines:
-		case l, ok = <-second.lines:
+		case l, ok = <-one:
+			if !ok {
+				one = nil
+			}
+		case l, ok = <-two:
+			if !ok {
+				two = nil
+			}
 		case <-timeout:
 			t.Fatalf("none of %q happens", events)
 		}
-		if !ok || slices.Contains(events, l.Event) {
+		if ok && slices.Contains(events, l.Event) {
 			return l
 		}
 	}
+	return line{}
 }
 
 // allowed says what the surviving side could not have answered.

@@ -207,7 +207,7 @@ func (d *driver) loop(exit <-chan struct{}) {
 		}
 		if ended && due {
 			due = false
-			d.late(&exited, exit)
+			exited = d.late()
 			continue
 		}
 		select {
@@ -220,7 +220,7 @@ func (d *driver) loop(exit <-chan struct{}) {
 					ended = true
 				case due:
 					due = false
-					d.late(&exited, exit)
+					exited = d.late()
 				}
 			case a.err != nil:
 				ended = true
@@ -251,13 +251,13 @@ func (d *driver) loop(exit <-chan struct{}) {
 // deathNotice is how long after the end of the channel the death of the other side may be told.
 const deathNotice = 500 * time.Millisecond
 
-// late reports a timeout, if the other side lives.
-func (d *driver) late(exited *bool, exit <-chan struct{}) {
+// late reports a timeout, if the other side lives, and else that it has exited.
+func (d *driver) late() (exited bool) {
 	if !d.peer.Process.Alive() {
-		*exited = true
-		return
+		return true
 	}
 	d.handle(event{kind: evTimeout})
+	return false
 }
 
 // received handles a frame: its content first, then its signal.

@@ -37,7 +37,6 @@ type Service struct {
 	kept     map[string]Item  // of Keep
 	adopted  map[string]*Item // by name, not yet claimed
 	ready    bool
-	stopped  bool
 	handing  sync.Mutex // one handoff at a time
 	giveUp   func()     // ends the one that is under way, if it was not committed
 	stopping chan struct{}
@@ -376,8 +375,7 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 	// While our own predecessor can take back, nobody may take over from us.
 	if s.takeover != nil {
 		if err := s.takeover.Release(ctx); err != nil {
-			_ = c.Close()
-			return errors.WithMessage(err, "handoff: release the predecessor")
+			return s.refuse(ctx, c, errors.WithMessage(err, "release the predecessor"))
 		}
 	}
 	s.tell(Event{Kind: EventOffering})
@@ -456,10 +454,9 @@ func (s *Service) items() []Item {
 func (s *Service) stop(why Reason) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
+	if s.reason != "" {
 		return
 	}
-	s.stopped = true
 	s.reason = why
 	if s.control != nil {
 		s.control.close(why == Told)

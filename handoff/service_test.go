@@ -403,3 +403,28 @@ func TestServiceDuringProbation(t *testing.T) {
 		}
 	}
 }
+
+// A path that somebody left behind is replaced, and taken away in the end, also by a later generation.
+func TestServiceReplacesStalePath(t *testing.T) {
+	c := config(t)
+	stale, err := net.Listen("unix", c.Unix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.(*net.UnixListener).SetUnlinkOnClose(false)
+	stale.Close()
+	first := launch(t, c)
+	ready := first.await("ready")
+	mustServe(t, c, ready.Addr, ready.PID)
+	second := launch(t, c)
+	next := second.await("ready")
+	mustServe(t, c, ready.Addr, next.PID)
+	first.await("end")
+	_ = second.Process.Signal(syscall.SIGTERM)
+	second.await("end")
+	for _, path := range []string{c.Unix, c.Unix + ".new"} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is left", path)
+		}
+	}
+}

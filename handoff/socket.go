@@ -43,7 +43,7 @@ func (s *Service) openListener(name, network, address string) (*socket, error) {
 		return nil, err
 	}
 	if _, ok := ln.(*net.UnixListener); ok {
-		k.setPath(ln.Addr().String())
+		k.setPath(address)
 	}
 	return k, nil
 }
@@ -94,12 +94,14 @@ func (s *Service) openPacketConn(name, network, address string) (*socket, error)
 		_ = c.Close()
 		return nil, err
 	}
-	if u, ok := c.(*net.UnixConn); ok {
-		k.setPath(u.LocalAddr().String())
+	if _, ok := c.(*net.UnixConn); ok {
+		k.setPath(address)
 	}
 	return k, nil
 }
 
+// setPath remembers where the socket is found. That is what Listen was called with: the kernel's name for a
+// socket that has replaced a stale one is the name that it was bound to before it was renamed.
 func (k *socket) setPath(path string) {
 	if path == "" || strings.HasPrefix(path, "@") {
 		return

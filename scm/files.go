@@ -132,7 +132,8 @@ func connected(fd int) error {
 	return os.NewSyscallError("getpeername", err)
 }
 
-// Close closes the descriptors that nobody took. It works twice, and on nil.
+// Close closes the descriptors that nobody took, and waits as close(2) does: a sender can make that long,
+// with SO_LINGER. It works twice, and on nil.
 func (f *Files) Close() error {
 	if f != nil {
 		sysfd.CloseAll(f.fds)
