@@ -18,6 +18,8 @@ type conn struct {
 	heard    atomic.Int64 // when, after programStart
 	http2    atomic.Bool  // the first bytes were those of HTTP/2 without TLS
 	served   atomic.Pointer[httpConn]
+	halt     halt
+	late     late // under halt's lock
 }
 
 // stream is what *net.TCPConn and *net.UnixConn have in common.
@@ -38,13 +40,15 @@ func newConn(l *listener, s stream) *conn {
 
 // Read reads from the connection, as net.Conn says.
 func (c *conn) Read(p []byte) (int, error) {
-	n, err := c.stream.Read(p)
-	if n > 0 {
-		if c.heard.Swap(int64(time.Since(programStart))) < 0 && bytes.HasPrefix(p[:n], http2Preface) {
-			c.http2.Store(true)
+	return c.read(len(p), func() (int, error) {
+		n, err := c.stream.Read(p)
+		if n > 0 {
+			if c.heard.Swap(int64(time.Since(programStart))) < 0 && bytes.HasPrefix(p[:n], http2Preface) {
+				c.http2.Store(true)
+			}
 		}
-	}
-	return n, err
+		return n, err
+	})
 }
 
 // http2Preface is how a client without TLS begins to speak HTTP/2 (RFC 9113, 3.4).
@@ -69,6 +73,7 @@ func (c *conn) ReadFrom(r io.Reader) (int64, error) {
 
 // Close closes the connection, which counts no longer.
 func (c *conn) Close() error {
+	c.halt.shut()
 	err := c.stream.Close()
 	c.listener.remove(c)
 	return err
@@ -87,10 +92,15 @@ func (c *conn) LocalAddr() net.Addr { return c.stream.LocalAddr() }
 func (c *conn) RemoteAddr() net.Addr { return c.stream.RemoteAddr() }
 
 // SetDeadline sets both deadlines.
-func (c *conn) SetDeadline(t time.Time) error { return c.stream.SetDeadline(t) }
+func (c *conn) SetDeadline(t time.Time) error {
+	if err := c.setReadDeadline(t); err != nil {
+		return err
+	}
+	return c.stream.SetWriteDeadline(t)
+}
 
 // SetReadDeadline sets the deadline of Read.
-func (c *conn) SetReadDeadline(t time.Time) error { return c.stream.SetReadDeadline(t) }
+func (c *conn) SetReadDeadline(t time.Time) error { return c.setReadDeadline(t) }
 
 // SetWriteDeadline sets the deadline of Write and ReadFrom.
 func (c *conn) SetWriteDeadline(t time.Time) error { return c.stream.SetWriteDeadline(t) }

@@ -114,6 +114,14 @@ func (s *listeners) release(ctx context.Context, change chan struct{}) (stop fun
 	}
 }
 
+// open returns the connections that are open.
+func (s *listeners) open() (all []*conn) {
+	for _, l := range s.list() {
+		all = append(all, l.open()...)
+	}
+	return all
+}
+
 // count returns how many connections are open.
 func (s *listeners) count() (n int) {
 	for _, l := range s.list() {
@@ -125,13 +133,11 @@ func (s *listeners) count() (n int) {
 // cut closes what is open, and returns how many connections that were. What two drains cut at once is
 // counted by one of them.
 func (s *listeners) cut() (n int) {
-	for _, l := range s.list() {
-		for _, c := range l.open() {
-			if l.remove(c) {
-				n++
-			}
-			_ = c.Close()
+	for _, c := range s.open() {
+		if c.listener.remove(c) {
+			n++
 		}
+		_ = c.Close()
 	}
 	return n
 }
@@ -201,11 +207,14 @@ func wasCut(ctx context.Context, result drained) (drained, error) {
 // pipelines finds that answers are missing after the one that says close, and sends those requests
 // again (RFC 9112, 9.3.2).
 //
+// With a successor that wants them, connections move to it instead: see mover.
+//
 // Hijacked connections are their handler's; the drain waits for them.
 type httpDrain struct {
 	srv *http.Server
 	listeners
-	closing atomic.Bool   // answers say close
+	closing atomic.Bool // answers say close, of connections that do not move
+	mover   atomic.Pointer[mover]
 	change  chan struct{} // once closing
 
 	mu      sync.Mutex
@@ -214,6 +223,7 @@ type httpDrain struct {
 
 // An httpConn is a connection as http.Server tells of it.
 type httpConn struct {
+	drain    *httpDrain
 	conn     net.Conn // a *tls.Conn, or what is in sock
 	sock     *conn    // nil if it is not from one of our listeners
 	state    atomic.Int32
@@ -231,7 +241,8 @@ func newHTTPDrain(srv *http.Server) *httpDrain {
 		handler = http.DefaultServeMux
 	}
 	srv.Handler = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if c, ok := r.Context().Value(httpConnKey{}).(*httpConn); ok {
+		c, ok := r.Context().Value(httpConnKey{}).(*httpConn)
+		if ok {
 			if r.ProtoMajor == 2 {
 				c.http2.Store(true)
 			}
@@ -242,7 +253,7 @@ func newHTTPDrain(srv *http.Server) *httpDrain {
 			}()
 		}
 		// With an upgrade the connection leaves HTTP, and a proxy's "Connection: Upgrade" would follow ours.
-		if d.closing.Load() && r.Header.Get("Upgrade") == "" {
+		if d.closing.Load() && r.Header.Get("Upgrade") == "" && !(ok && c.moves()) {
 			w.Header().Set("Connection", "close")
 		}
 		handler.ServeHTTP(w, r)
@@ -291,7 +302,7 @@ func ours(c net.Conn) *conn {
 }
 
 func (d *httpDrain) begin(c net.Conn) *httpConn {
-	h := &httpConn{conn: c, sock: ours(c)}
+	h := &httpConn{drain: d, conn: c, sock: ours(c)}
 	h.set(http.StateNew)
 	if h.sock != nil {
 		d.add(h.sock.listener)
@@ -317,6 +328,9 @@ func (d *httpDrain) track(c net.Conn, s http.ConnState) {
 			h.http2.Store(t.ConnectionState().NegotiatedProtocol == "h2")
 		}
 		h.set(s)
+		if s == http.StateIdle && h.sock != nil {
+			h.sock.answered()
+		}
 		if h.sock == nil && (s == http.StateClosed || s == http.StateHijacked) {
 			d.mu.Lock()
 			delete(d.foreign, c)
@@ -342,6 +356,16 @@ func (h *httpConn) waitsForGoAway() bool {
 	return h != nil && (h.http2.Load() || h.sock != nil && h.sock.http2.Load() ||
 		http.ConnState(h.state.Load()) == http.StateHijacked)
 }
+
+// moves reports whether the connection will move to the successor, at the end of this answer.
+func (h *httpConn) moves() bool {
+	m := h.drain.mover.Load()
+	return m != nil && h.plain() && m.wants(h.sock)
+}
+
+// plain reports whether what the server reads is what the kernel has: HTTP/1.1 without TLS, and without a
+// connection of the program's own in between.
+func (h *httpConn) plain() bool { return h.sock != nil && h.conn == h.sock && !h.waitsForGoAway() }
 
 // newGrace is how long a connection may be silent that has not said anything yet, at least. Browsers
 // open such connections before they need them. It is Shutdown's own time.
@@ -432,11 +456,9 @@ func (d *httpDrain) closeSilent(start time.Time, grace time.Duration) (n int) {
 }
 
 func (d *httpDrain) all() (all []*httpConn) {
-	for _, l := range d.list() {
-		for _, c := range l.open() {
-			if h := c.served.Load(); h != nil {
-				all = append(all, h)
-			}
+	for _, c := range d.open() {
+		if h := c.served.Load(); h != nil {
+			all = append(all, h)
 		}
 	}
 	d.mu.Lock()

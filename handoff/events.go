@@ -21,6 +21,7 @@ const (
 	EventHanded    EventKind = "handed over"      // the successor serves for good
 	EventStop      EventKind = "told to stop"     //
 	EventUnclaimed EventKind = "unclaimed socket" // the predecessor had it, this program does not want it
+	EventMoved     EventKind = "moved"            // connections that go on with the successor
 	EventDrained   EventKind = "drained"          // the last connection has ended
 )
 
@@ -30,7 +31,7 @@ type Event struct {
 	PID   int           // of the other side, where there is one
 	Name  string        // of the socket, where it is about one
 	Took  time.Duration // paused: until nobody accepted; handed over: since the pause began; drained: so long
-	Count int           // adopted: items; drained: connections that were cut
+	Count int           // adopted: items; moved: connections; drained: connections that were cut
 	Err   error         // the reason, where something failed
 }
 

@@ -25,6 +25,7 @@ type gate struct {
 	mu       sync.Mutex
 	shut     bool
 	closed   bool
+	called   bool      // see call
 	inside   int       // goroutines between enter and leave
 	shuts    uint64    // how often it was shut
 	deadline time.Time // the owner's own
@@ -34,6 +35,9 @@ type gate struct {
 }
 
 var past = time.Unix(1, 0)
+
+// errCalled ends a pass: there is something for its caller elsewhere.
+var errCalled = errors.New("handoff: called away")
 
 // init prepares a new gate. The deadline is the socket's, or it may be past from a former owner's pause
 // in this process.
@@ -52,18 +56,22 @@ func (g *gate) pass(f func() error) error {
 		if err != nil {
 			return err
 		}
-		err = f()
-		if again := g.leave(visit, err); !again {
+		if err = g.leave(visit, f()); err != errShut {
 			return err
 		}
 	}
 }
+
+// errShut is for pass alone.
+var errShut = errors.New("handoff: the gate was shut")
 
 func (g *gate) enter() (visit uint64, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for {
 		switch {
+		case g.called:
+			return 0, errCalled
 		case g.closed:
 			return 0, g.fail(net.ErrClosed)
 		case !g.shut:
@@ -98,13 +106,43 @@ func (g *gate) await(deadline time.Time) {
 	}
 }
 
-// leave reports whether err only says that the gate was shut.
-func (g *gate) leave(visit uint64, err error) (again bool) {
+// leave returns err, or what it only stands for: the gate was shut, or called its visitors away.
+func (g *gate) leave(visit uint64, err error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.inside--
 	g.change.ring()
-	return err != nil && g.shuts != visit && !g.closed && errors.Is(err, os.ErrDeadlineExceeded)
+	late := errors.Is(err, os.ErrDeadlineExceeded)
+	switch {
+	case g.called && (late || g.closed && err != nil):
+		return errCalled
+	case late && g.shuts != visit && !g.closed:
+		return errShut
+	}
+	return err
+}
+
+// call ends every pass with errCalled, those to come as well, until answered. It reports false, and does
+// nothing, when the gate was released: nobody need come to it any more.
+func (g *gate) call() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.called = true
+	_ = g.setDeadline(past)
+	g.change.ring()
+	return true
+}
+
+func (g *gate) answered() {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.called = false
+	if !g.shut && !g.closed {
+		_ = g.setDeadline(g.deadline)
+	}
 }
 
 func (g *gate) fail(err error) error {
@@ -158,7 +196,9 @@ func (g *gate) resume() {
 		return
 	}
 	g.shut = false
-	_ = g.setDeadline(g.deadline)
+	if !g.called {
+		_ = g.setDeadline(g.deadline)
+	}
 	g.change.ring()
 }
 
@@ -195,7 +235,7 @@ func (g *gate) setOwnDeadline(t time.Time) error {
 		return g.fail(net.ErrClosed)
 	}
 	g.deadline = t
-	if g.shut {
+	if g.shut || g.called {
 		g.change.ring()
 		return nil
 	}

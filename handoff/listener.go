@@ -23,6 +23,7 @@ type listener struct {
 	mu       sync.Mutex
 	conns    map[*conn]struct{}
 	watchers []chan struct{}
+	arrived  []*conn // from the predecessor, not yet accepted
 }
 
 // acceptor is what *net.TCPListener and *net.UnixListener have in common.
@@ -47,21 +48,58 @@ func newListener(name string, ln net.Listener, parked bool) (*listener, error) {
 	return l, nil
 }
 
-// Accept gives the next connection to the caller. It counts as open until it is closed.
+// Accept gives the next connection to the caller, one that the predecessor has passed on first. It counts as
+// open until it is closed.
 func (l *listener) Accept() (c net.Conn, err error) {
-	err = l.gate.pass(func() error {
-		got, err := l.ln.Accept()
-		if err != nil {
-			return err
+	for {
+		err = l.gate.pass(func() error {
+			got, err := l.ln.Accept()
+			if err != nil {
+				return err
+			}
+			// Inside the gate, so that a pause has them all.
+			c = l.add(newConn(l, got.(stream)))
+			return nil
+		})
+		if err != errCalled {
+			break
 		}
-		// Inside the gate, so that a pause has them all.
-		c = l.add(got.(stream))
-		return nil
-	})
+		if arrived := l.nextArrived(); arrived != nil {
+			return arrived, nil
+		}
+	}
 	if err != nil {
 		return nil, err
 	}
 	return c, nil
+}
+
+// arrive has Accept return c, and takes it over. It reports false if the listener was released.
+func (l *listener) arrive(c *conn) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.gate.call() {
+		return false
+	}
+	l.arrived = append(l.arrived, c)
+	l.conns[c] = struct{}{}
+	l.changed()
+	return true
+}
+
+// nextArrived returns nil when there is none, or another Accept was quicker.
+func (l *listener) nextArrived() *conn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var c *conn
+	if len(l.arrived) > 0 {
+		c, l.arrived = l.arrived[0], l.arrived[1:]
+	}
+	if len(l.arrived) == 0 {
+		l.arrived = nil
+		l.gate.answered()
+	}
+	return c
 }
 
 // Addr returns the socket's address.
@@ -179,8 +217,7 @@ func (l *listener) any(f func(c *conn) bool) bool {
 	return false
 }
 
-func (l *listener) add(s stream) *conn {
-	c := newConn(l, s)
+func (l *listener) add(c *conn) *conn {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.conns[c] = struct{}{}

@@ -39,6 +39,10 @@ type Options struct {
 	// Policy decides who may take over, and from whom. Default is the same user or root.
 	Policy *credentials.Policy
 
+	// CloseIdle has idle connections end with this process, instead of moving to the successor: for programs
+	// that remember something about each of their connections.
+	CloseIdle bool
+
 	// Force kills a predecessor that hangs after it has handed everything over, and serves.
 	Force bool
 

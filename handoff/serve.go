@@ -2,8 +2,10 @@ package handoff
 
 import (
 	"context"
+	"maps"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -38,7 +40,7 @@ func (s *Service) draining(srv Server) draining {
 	d := prepare(srv)
 	s.drains = append(s.drains, d)
 	if ok {
-		s.servers[h] = d
+		s.servers[h] = d.(*httpDrain)
 	}
 	return d
 }
@@ -49,6 +51,10 @@ func (s *Service) draining(srv Server) draining {
 // stays silent is closed when three quarters of the time are over. When ctx is done the rest is cut, and the *[CutError]
 // says how many that were. Connections that the program accepts by itself are waited for too.
 //
+// With a successor, connections of an *http.Server that speak HTTP/1.1 without TLS move to it between two
+// requests, and their clients notice nothing, unless Options.CloseIdle is set. The successor's server takes
+// them for new ones, and its time for an idle connection (IdleTimeout) begins anew.
+//
 // Afterwards nothing of the service is left in this process, and the paths of its Unix sockets are gone
 // if nobody follows.
 func (s *Service) Drain(ctx context.Context) error {
@@ -57,6 +63,7 @@ func (s *Service) Drain(ctx context.Context) error {
 	if why == "" {
 		return errors.New("handoff: Drain before the service is stopping")
 	}
+	s.arrivals.end(ctx)
 	if why == Told {
 		s.emptyQueues(ctx)
 	}
@@ -89,6 +96,37 @@ func (s *Service) emptyQueues(ctx context.Context) {
 	emptied.Wait()
 }
 
+// startMoving has idle connections move to the successor, in the background, until their grace is over or stop is
+// called.
+func (s *Service) startMoving(ctx context.Context, grace time.Duration) (stop func()) {
+	s.mu.Lock()
+	m := s.mover
+	servers := slices.Collect(maps.Values(s.servers))
+	s.mu.Unlock()
+	if m == nil || m.open() != nil {
+		m.close()
+		return func() {}
+	}
+	var idle []*conn
+	for _, d := range servers {
+		d.mover.Store(m)
+		idle = append(idle, d.open()...)
+	}
+	ctx, cancel := context.WithTimeout(ctx, grace)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		m.run(ctx, idle)
+		if m.moved > 0 {
+			s.tell(Event{Kind: EventMoved, Count: m.moved})
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
+}
+
 // drainAll drains all servers, and what was accepted without one, and returns how many connections
 // were cut.
 func (s *Service) drainAll(ctx context.Context) (cut int) {
@@ -102,6 +140,8 @@ func (s *Service) drainAll(ctx context.Context) (cut int) {
 		}
 	}
 	grace := idleGrace(ctx)
+	moving := s.startMoving(ctx, grace)
+	defer moving()
 	var mu sync.Mutex
 	var drained sync.WaitGroup
 	for _, d := range append(drains[:len(drains):len(drains)], rest) {

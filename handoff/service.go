@@ -29,6 +29,7 @@ type Service struct {
 	background sync.WaitGroup
 
 	takeover *Takeover // from a predecessor; nil if there was none
+	arrivals *arrivals // of connections that it passes on; nil if it passes none on
 	control  *control  // nil without a path
 
 	mu       sync.Mutex
@@ -39,11 +40,12 @@ type Service struct {
 	ready    bool
 	handing  sync.Mutex // one handoff at a time
 	giveUp   func()     // ends the one that is under way, if it was not committed
+	mover    *mover     // when a successor serves that takes connections
 	stopping chan struct{}
 	reason   Reason
 
 	drains  []draining
-	servers map[*http.Server]draining
+	servers map[*http.Server]*httpDrain
 }
 
 // A Reason says why a service stops.
@@ -62,6 +64,7 @@ const (
 const (
 	controlItem = "fdkit:control"
 	lockItem    = "fdkit:lock"
+	movesItem   = "fdkit:moves"
 )
 
 // Start finds the predecessor, if there is one, and takes over everything that it has; the predecessor
@@ -83,7 +86,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		kept:       map[string]Item{},
 		adopted:    map[string]*Item{},
 		stopping:   make(chan struct{}),
-		servers:    map[*http.Server]draining{},
+		servers:    map[*http.Server]*httpDrain{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if err := s.find(ctx); err != nil {
@@ -156,6 +159,11 @@ func (s *Service) takeFrom(ctx context.Context, c *scm.Conn) error {
 		switch it.Name {
 		case controlItem, lockItem:
 			if err := s.adoptControl(it); err != nil {
+				t.Abort(err)
+				return err
+			}
+		case movesItem:
+			if s.arrivals, err = newArrivals(it); err != nil {
 				t.Abort(err)
 				return err
 			}
@@ -306,10 +314,25 @@ func (s *Service) Ready(ctx context.Context) error {
 				s.tell(Event{Kind: EventSettled, PID: s.takeover.PID()})
 			}
 		})
+		s.beginArrivals()
 	}
 	s.tell(Event{Kind: EventServing, Err: lost})
 	s.serveControl()
 	return lost
+}
+
+// beginArrivals takes connections that the predecessor passes on, for the listeners that are served.
+func (s *Service) beginArrivals() {
+	if s.arrivals == nil {
+		return
+	}
+	var all []*listener
+	for _, k := range s.all() {
+		if k.listener != nil {
+			all = append(all, k.listener)
+		}
+	}
+	s.arrivals.begin(all)
 }
 
 // State returns what the predecessor's Options.State returned, when Ready has; nil without a
@@ -379,12 +402,17 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 		}
 	}
 	s.tell(Event{Kind: EventOffering})
+	m, items, err := s.items()
+	if err != nil {
+		return s.refuse(ctx, c, err)
+	}
 	var paused time.Time
-	err := Offer(ctx, c, Offering{
-		Name: s.options.Name, Generation: s.generation, Items: s.items(),
+	err = Offer(ctx, c, Offering{
+		Name: s.options.Name, Generation: s.generation, Items: items,
 		Policy: s.options.Policy, Deadlines: s.options.Deadlines,
 		Pause: func(ctx context.Context) (Final, error) {
 			paused = time.Now()
+			s.arrivals.end(ctx)
 			for _, k := range s.all() {
 				if err := k.pause(ctx); err != nil {
 					return Final{}, err
@@ -417,12 +445,18 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 	case err == nil:
 		s.release()
 		s.tell(Event{Kind: EventHanded, Took: time.Since(paused)})
+		m.handed()
+		s.mu.Lock()
+		s.mover = m
+		s.mu.Unlock()
 		s.stop(HandedOver)
+		return nil
 	case errors.Is(err, ErrTookBack):
 		s.tell(Event{Kind: EventTookBack, Err: err})
 	default:
 		s.tell(Event{Kind: EventKept, Err: err})
 	}
+	m.close()
 	return err
 }
 
@@ -433,21 +467,30 @@ func (s *Service) refuse(ctx context.Context, c *scm.Conn, why error) error {
 	return err
 }
 
-// items is everything that a successor gets.
-func (s *Service) items() []Item {
-	var items []Item
+// items is everything that a successor gets. m is to be closed.
+func (s *Service) items() (m *mover, items []Item, err error) {
 	if s.control != nil {
 		items = s.control.items()
 	}
+	open := 0
 	for _, k := range s.all() {
 		items = append(items, k.item())
+		if k.listener != nil {
+			open += k.listener.count()
+		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if len(s.servers) > 0 && !s.options.CloseIdle {
+		if m, err = newMover(s.options.Deadlines.withDefaults().Answer); err != nil {
+			return nil, nil, err
+		}
+		items = append(items, m.item(open))
+	}
 	for _, name := range slices.Sorted(maps.Keys(s.kept)) {
 		items = append(items, s.kept[name])
 	}
-	return items
+	return m, items, nil
 }
 
 // stop ends the service in this process, for a reason.
@@ -494,6 +537,7 @@ func (s *Service) Stop(ctx context.Context) error {
 			return err
 		}
 	}
+	s.arrivals.end(ctx)
 	s.tell(Event{Kind: EventStop})
 	s.stop(Told)
 	return nil
@@ -536,6 +580,7 @@ func (s *Service) react(got os.Signal) {
 
 // release closes this process's copies of everything.
 func (s *Service) release() {
+	s.arrivals.end(s.ctx)
 	for _, k := range s.all() {
 		k.release()
 	}

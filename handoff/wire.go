@@ -45,6 +45,8 @@ const (
 	frameDone                          // P
 	frameAbort                         // both ways
 	frameAborted                       // P
+	frameWants                         // S, over the moves: for these listeners it takes connections
+	frameClosed                        // P, over the moves: so many connections are S's
 	frameTypes
 )
 
@@ -70,7 +72,7 @@ type tag uint16
 
 const (
 	tagVersions   tag = 1 + iota // hello: oldest u16, newest u16
-	tagName                      // hello: of the service; item: its name
+	tagName                      // hello: of the service; item: its name; wants, serving: of an item
 	tagGeneration                // hello: u64, of the sender; S says 0
 	tagCount                     // manifest: items u32; ack: items u32
 	tagItem                      // items: a record of records
@@ -121,6 +123,28 @@ func appendUint32(b []byte, t tag, v uint32) []byte {
 
 func appendUint64(b []byte, t tag, v uint64) []byte {
 	return appendBytes(b, t, binary.BigEndian.AppendUint64(nil, v))
+}
+
+// parsePacket reads a frame that is all of a packet.
+func parsePacket(p []byte) (frame, error) {
+	if err := onePacket(p); err != nil {
+		return frame{}, err
+	}
+	return frame{kind: frameType(p[0]), payload: p[frameHeader:]}, nil
+}
+
+// parseNames reads the names in a frame.
+func parseNames(b []byte) (names []string, err error) {
+	err = records(b, func(t tag, v []byte) error {
+		if t == tagName {
+			if len(v) == 0 || len(v) > maxName {
+				return errWire
+			}
+			names = append(names, string(v))
+		}
+		return nil
+	})
+	return names, err
 }
 
 // records calls f for each record in b.
