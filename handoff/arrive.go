@@ -127,10 +127,12 @@ func (a *arrivals) run(listeners []*listener) error {
 			continue // of a later version
 		}
 		received += len(batch)
+		at("successor", "send ack")
 		err = a.conn.Send(newFrame(frameAck, 0, appendUint32(nil, tagCount, uint32(received))))
 		if err == nil || errors.Is(err, scm.ErrPeerGone) {
 			err = a.awaitClosed(in, received)
 		}
+		at("successor", "take connections")
 		for _, c := range batch {
 			if err != nil || !c.listener.arrive(c) {
 				_ = c.stream.Close()

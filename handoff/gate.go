@@ -56,7 +56,7 @@ func (g *gate) pass(f func() error) error {
 		if err != nil {
 			return err
 		}
-		if err = g.leave(visit, f()); err != errShut {
+		if err = g.leave(visit, f()); !errors.Is(err, errShut) {
 			return err
 		}
 	}

@@ -61,7 +61,7 @@ func (l *listener) Accept() (c net.Conn, err error) {
 			c = l.add(newConn(l, got.(stream)))
 			return nil
 		})
-		if err != errCalled {
+		if !errors.Is(err, errCalled) {
 			break
 		}
 		if arrived := l.nextArrived(); arrived != nil {

@@ -135,7 +135,8 @@ func (m *mover) open() error {
 // any more. m is closed then.
 func (m *mover) run(ctx context.Context, idle []*conn) {
 	defer m.close()
-	stop := context.AfterFunc(ctx, func() { _ = m.conn.SetDeadline(past) })
+	// It ends the wait for an acknowledgement. What is sent then is sent: see move and takeBack.
+	stop := context.AfterFunc(ctx, func() { _ = m.conn.SetReadDeadline(past) })
 	defer stop()
 	pace := time.NewTicker(movesPace)
 	defer pace.Stop()
@@ -179,6 +180,7 @@ func (m *mover) move(batch []*conn) (err error) {
 	for i, c := range batch {
 		items[i] = Item{Name: c.listener.name, Kind: Connection, Conn: c.stream}
 	}
+	at("predecessor", "send connections")
 	for len(items) > 0 {
 		n, payload, files := nextItems(items)
 		if err := m.conn.Send(newFrame(frameItems, n, payload), files...); err != nil {
@@ -202,10 +204,12 @@ func (m *mover) move(batch []*conn) (err error) {
 		}
 	}
 	m.moved += len(batch)
+	at("predecessor", "close connections")
 	for _, c := range batch {
 		c.leave()
 	}
-	// If it does not arrive the successor has died, and they with it.
+	at("predecessor", "send closed")
+	// If it does not arrive the successor has died, and they with it. The drain may have ended with the last one.
 	_ = m.conn.Send(newFrame(frameClosed, 0, appendUint32(nil, tagCount, uint32(m.moved))))
 	return nil
 }
@@ -249,6 +253,13 @@ func (c *conn) mover() *mover {
 		return h.drain.mover.Load()
 	}
 	return nil
+}
+
+// at is a point between two system calls at which a test may strike.
+func at(role, before string) {
+	if probe != nil {
+		probe(role, stepOver, before)
+	}
 }
 
 // growFor grows the descriptor table for the connections of a predecessor that says how many it has. It is worth
