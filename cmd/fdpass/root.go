@@ -6,6 +6,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime/debug"
 
 	"github.com/pkg/errors"
 	"github.com/spf13/cobra"
@@ -39,15 +40,46 @@ func newRoot() *cobra.Command {
 		Short:         "Pass file descriptors between processes",
 		SilenceUsage:  true, // an error is one line that says what to do
 		SilenceErrors: true,
+		Version:       version(),
+		Args: func(c *cobra.Command, args []string) error {
+			if len(args) > 0 {
+				return usagef("unknown command %q: see fdpass --help", args[0])
+			}
+			return nil
+		},
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
 	}
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.AddGroup(groups...)
-	for _, c := range commands {
-		root.AddCommand(c())
+	for _, newCommand := range commands {
+		c := newCommand()
+		if args := c.Args; args != nil {
+			c.Args = func(c *cobra.Command, given []string) error {
+				return badCommandLine(c, args(c, given))
+			}
+		}
+		root.AddCommand(c)
 	}
-	root.SetFlagErrorFunc(func(c *cobra.Command, err error) error {
-		return usagef("%v: see %s --help", err, c.CommandPath())
-	})
+	root.SetFlagErrorFunc(badCommandLine)
 	return root
+}
+
+// badCommandLine makes a usage error of one that cobra found.
+func badCommandLine(c *cobra.Command, err error) error {
+	var exit *exitError
+	if err == nil || errors.As(err, &exit) {
+		return err
+	}
+	return usagef("%v: see %s --help", err, c.CommandPath())
+}
+
+// version is the version of the module that was built, or its commit.
+func version() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok || info.Main.Version == "" {
+		return "(unknown)"
+	}
+	return info.Main.Version
 }
 
 // run is the program.

@@ -135,6 +135,7 @@ func Main(m *testing.M) {
 	if readable.dir != "" {
 		_ = os.RemoveAll(readable.dir)
 	}
+	removeBuilt()
 	if code == 0 && everythingRan() && len(helpers.unused) > 0 {
 		fmt.Fprintf(os.Stderr, "FAIL: helpers that no test used: %s\n", strings.Join(sorted(helpers.unused), ", "))
 		code = 1
