@@ -35,9 +35,9 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"status": status,
-			"await":  await,
-			"serve":  serveUnix,
+			"status": scriptStatus,
+			"await":  scriptAwait,
+			"serve":  scriptServe,
 		},
 		Condition: func(cond string) (bool, error) {
 			if name, ok := cutProgram(cond); ok {
@@ -60,7 +60,7 @@ func cutProgram(cond string) (string, bool) {
 	return "", false
 }
 
-func status(ts *testscript.TestScript, neg bool, args []string) {
+func scriptStatus(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
 		ts.Fatalf("usage: status N COMMAND…")
 	}
@@ -79,7 +79,7 @@ func status(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func await(ts *testscript.TestScript, neg bool, args []string) {
+func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: await PATH")
 	}
@@ -94,7 +94,7 @@ func await(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-func serveUnix(ts *testscript.TestScript, neg bool, args []string) {
+func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 || len(args) > 2 {
 		ts.Fatalf("usage: serve PATH [NETWORK]")
 	}
