@@ -1,6 +1,8 @@
 package main
 
 import (
+	"strings"
+
 	"golang.org/x/sys/unix"
 
 	"github.com/fdkit/fdkit/scm"
@@ -43,7 +45,7 @@ func queues(fd int, d *descriptor) {
 	case d.Socket == nil:
 	case !d.Socket.Listening:
 		d.Unread, d.Unsent = ask(unix.TIOCINQ), ask(unix.TIOCOUTQ)
-	case d.Socket.Protocol == "tcp":
+	case strings.HasSuffix(d.Socket.Protocol, "tcp"): // mptcp, as package net listens by default, too
 		// For a listener these two are the accept queue.
 		if info, err := unix.GetsockoptTCPInfo(fd, unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
 			queue, backlog := int(info.Unacked), int(info.Sacked)

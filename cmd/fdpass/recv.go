@@ -14,7 +14,6 @@ import (
 	"github.com/pkg/errors"
 	"github.com/spf13/cobra"
 
-	"github.com/fdkit/fdkit/cmd/fdpass/internal/address"
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/inherit"
 	"github.com/fdkit/fdkit/scm"
 	"github.com/fdkit/fdkit/socketpair"
@@ -159,8 +158,9 @@ func (f *recvFlags) become(p *inherit.Program, fds []int) error {
 		if i < len(names) {
 			s.Name = names[i]
 		}
-		if bound, err := address.Name(fd); err == nil { // else it is not a socket
-			s.Written, s.Bound, s.Local = bound, bound, strings.HasPrefix(bound, "/")
+		if info, err := scm.Inspect(number(fd)); err == nil && info.Socket != nil {
+			s.Bound = addressText(info.Socket.Local)
+			s.Written, s.Local = s.Bound, strings.HasPrefix(s.Bound, "/")
 		}
 		p.Sockets = append(p.Sockets, s)
 	}
