@@ -262,7 +262,7 @@ func publish(path string, listen func(path string) error) (remove func(), err er
 	if err != nil {
 		return nil, err
 	}
-	defer os.RemoveAll(folder)
+	defer func() { _ = os.RemoveAll(folder) }()
 	fresh := filepath.Join(folder, "s")
 	if err := listen(fresh); errors.Is(err, unix.EINVAL) {
 		return nil, errors.WithMessagef(err, "listen at %s: the path may be too long for a socket", path)

@@ -17,7 +17,11 @@ import (
 func untilDone(ctx context.Context, what string, timeout time.Duration) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	signals := make(chan os.Signal, 1)
-	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP)
+	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
+		if !signal.Ignored(sig) { // as nohup(1) has it
+			signal.Notify(signals, sig)
+		}
+	}
 	var over <-chan time.Time
 	if timeout > 0 {
 		over = time.After(timeout)

@@ -45,6 +45,7 @@ func newRecv() *cobra.Command {
 		Short:   "Receive descriptors from another process",
 		Long: `Recv receives messages until the other end closes, and says what came with each: its data and
 its descriptors, as fdpass inspect does. A datagram socket has no end; there it receives one message.
+A stream has no messages; there one is what has arrived, up to the next descriptors.
 
 With COMMAND it prints nothing, and becomes COMMAND in place when all has come, which inherits the
 descriptors in the way of --as, from number 3 for most, and no others beside 0, 1 and 2. Their

@@ -36,8 +36,16 @@ var groups = []*cobra.Group{
 
 func newRoot() *cobra.Command {
 	root := &cobra.Command{
-		Use:           "fdpass",
-		Short:         "Pass file descriptors between processes",
+		Use:   "fdpass",
+		Short: "Pass file descriptors between processes",
+		Long: `Fdpass passes file descriptors between processes: listening sockets, connections, terminals, files,
+anything open. It needs no change to the programs that it works for.
+
+It ends with 0 when all went well, 1 when not, 2 for a wrong command line, 124 when --timeout was
+over, 126 or 127 for a program that cannot be run, and with the status of a program that it ran.`,
+		Example: `  fdpass recv --listen x.sock -- ./server &     the server gets what comes, from descriptor 3
+  fdpass send --connect x.sock tcp://0.0.0.0:80 as root, to a server that is not
+  fdpass send --help                            more about send`,
 		SilenceUsage:  true, // an error is one line that says what to do
 		SilenceErrors: true,
 		Version:       version(),
