@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/inherit"
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/scm"
 	"github.com/fdkit/fdkit/socketpair"
 )
@@ -227,7 +228,7 @@ func (f *recvFlags) receive(ctx context.Context, stderr io.Writer, each func(*sc
 		}
 		if byMessage {
 			if err := f.peer.checkSender(m.Sender); err != nil {
-				_ = m.Close()
+				discard(&m)
 				if f.byNumber() {
 					return err
 				}
@@ -238,12 +239,23 @@ func (f *recvFlags) receive(ctx context.Context, stderr io.Writer, each func(*sc
 		n++
 		files += m.Files.Len()
 		err = each(&m)
-		_ = m.Close()
+		discard(&m)
 		if err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// discard closes what nobody took. The sender decides how long close(2) takes, with SO_LINGER: it goes on in
+// the background then, or ends with the program.
+func discard(m *scm.Message) {
+	fds := make([]int, m.Files.Len())
+	for i := range fds {
+		fds[i] = m.Files.TakeFD(i)
+	}
+	sysfd.Discard(fds)
+	_ = m.Close()
 }
 
 // messageJSON is a message, in JSON.
