@@ -53,7 +53,7 @@ func TestConnect(t *testing.T) {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
 			testutil.NoLeaks(t)
 			conn, child := pairFor(t, socketpair.Stream)
-			s := fdpass(t, nil, append([]string{"connect"}, c.args...)...)
+			s := newSession(t, nil, append([]string{"connect"}, c.args...)...)
 			s.Stdin, s.Stdout = child, child
 			s.start(t)
 			child.Close()
@@ -114,7 +114,7 @@ func TestConnectFails(t *testing.T) {
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
 	ln.Close()
 	conn, child := pairFor(t, socketpair.Stream)
-	s := fdpass(t, nil, "connect", "127.0.0.1", port)
+	s := newSession(t, nil, "connect", "127.0.0.1", port)
 	s.Stdout = child
 	s.start(t)
 	child.Close()
@@ -130,7 +130,7 @@ func TestConnectFails(t *testing.T) {
 	controller, terminal := openTerminal(t)
 	defer controller.Close()
 	defer terminal.Close()
-	s = fdpass(t, nil, "connect", "127.0.0.1", port)
+	s = newSession(t, nil, "connect", "127.0.0.1", port)
 	s.Stdout = terminal
 	s.run(t, 2)
 	if want := "fdpass: standard output is a terminal, which takes no socket: start connect from a program that waits for a socket there, such as ssh with ProxyUseFdpass=yes\n"; s.stderr.String() != want {
@@ -146,7 +146,7 @@ func TestConnectFails(t *testing.T) {
 	defer b.Close()
 	out := duplicate(t, a)
 	defer out.Close()
-	s = fdpass(t, nil, "connect", "127.0.0.1", port)
+	s = newSession(t, nil, "connect", "127.0.0.1", port)
 	s.Stdout = out
 	s.run(t, 2)
 	if want := "only those carry descriptors"; !strings.Contains(s.stderr.String(), want) {

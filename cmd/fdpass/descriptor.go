@@ -50,8 +50,8 @@ type socketJSON struct {
 	Backlog *int `json:"backlog,omitempty"`
 }
 
-// describe says what c is, and calls it fd. It borrows c.
-func describe(c syscall.Conn, fd int) (descriptor, error) {
+// descriptorOf says what c is, and calls it fd. It borrows c.
+func descriptorOf(c syscall.Conn, fd int) (descriptor, error) {
 	info, err := scm.Inspect(c)
 	if err != nil {
 		return descriptor{}, err
@@ -149,7 +149,7 @@ func (d *descriptor) mode() string {
 func (d *descriptor) what() string {
 	s := d.Socket
 	if s == nil {
-		what := printable(d.Name)
+		what := legible(d.Name)
 		if len(d.Seals) > 0 {
 			what += ", sealed " + strings.Join(d.Seals, "+")
 		}
@@ -162,7 +162,7 @@ func (d *descriptor) what() string {
 	if what == "" {
 		what = s.Domain + " " + s.Type
 	}
-	switch local, remote := printable(s.Local), printable(s.Remote); {
+	switch local, remote := legible(s.Local), legible(s.Remote); {
 	case s.Listening:
 		what += " listening at " + orUnnamed(local)
 	case remote != "":
@@ -192,8 +192,8 @@ func orUnnamed(address string) string {
 	return address
 }
 
-// printable quotes a name that a terminal would take for more than letters. Whoever sent a file chose it.
-func printable(name string) string {
+// legible quotes a name that a terminal would take for more than letters. Whoever sent a file chose it.
+func legible(name string) string {
 	for _, r := range name {
 		if !strconv.IsPrint(r) {
 			return strconv.Quote(name)

@@ -36,7 +36,7 @@ not get here. The cookie is the kernel's name for a socket, the same in every pr
 			}
 			all := make([]descriptor, 0, len(numbers))
 			for _, n := range numbers {
-				d, err := describe(n, int(n))
+				d, err := descriptorOf(n, int(n))
 				if err != nil {
 					return errors.WithMessagef(err, "inspect %d", n)
 				}

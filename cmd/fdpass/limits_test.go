@@ -37,7 +37,7 @@ func TestTimeoutHolds(t *testing.T) {
 func TestIgnoredSignal(t *testing.T) {
 	testutil.NoLeaks(t)
 	conn, child := pairFor(t, socketpair.Stream)
-	s := fdpass(t, []*os.File{child}, "-c", "trap '' HUP; exec \"$0\" recv --fd 3 --timeout 20s --count 1", binary(t))
+	s := newSession(t, []*os.File{child}, "-c", "trap '' HUP; exec \"$0\" recv --fd 3 --timeout 20s --count 1", binary(t))
 	s.Path = testutil.NeedProgram(t, "sh")
 	s.start(t)
 	waits(t, s.Process)
@@ -71,7 +71,7 @@ func TestRecvLingeringSocket(t *testing.T) {
 	}
 	// While it is in flight this is not the last copy, and closing it waits for nothing.
 	a.Close()
-	s := fdpass(t, []*os.File{child}, "recv", "--fd", "3", "--timeout", "20s")
+	s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--timeout", "20s")
 	begin := time.Now()
 	s.run(t, 0)
 	if took := time.Since(begin); took > 15*time.Second {

@@ -35,8 +35,8 @@ type session struct {
 	stdout, stderr bytes.Buffer
 }
 
-// fdpass makes the command; files are its descriptors from 3 up.
-func fdpass(t testing.TB, files []*os.File, args ...string) *session {
+// newSession makes the command; files are its descriptors from 3 up.
+func newSession(t testing.TB, files []*os.File, args ...string) *session {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	t.Cleanup(cancel)
@@ -136,7 +136,7 @@ func TestSendOverInheritedSocket(t *testing.T) {
 				t.Fatal(err)
 			}
 			files := openFiles(t, 2)
-			s := fdpass(t, append([]*os.File{child}, files...), "send", "--fd", "3", "--data", "hello", "--timeout", "20s", "5", "4")
+			s := newSession(t, append([]*os.File{child}, files...), "send", "--fd", "3", "--data", "hello", "--timeout", "20s", "5", "4")
 			s.run(t, 0)
 			m, err := conn.Receive(make([]byte, 100), 2)
 			if err != nil {
@@ -189,7 +189,7 @@ func TestRecvOverInheritedSocket(t *testing.T) {
 			testutil.NoLeaks(t)
 			conn, child := pairFor(t, style)
 			file := openFiles(t, 1)[0]
-			s := fdpass(t, []*os.File{child}, "recv", "--fd", "3", "--count", "1", "--json", "--timeout", "20s",
+			s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--count", "1", "--json", "--timeout", "20s",
 				"--peer-uid", fmt.Sprint(os.Geteuid()), "--peer-pid", fmt.Sprint(os.Getpid()))
 			s.start(t)
 			waits(t, s.Process)
@@ -224,7 +224,7 @@ func TestRecvRefusesSender(t *testing.T) {
 	if err := conn.Send([]byte("early")); err != nil {
 		t.Fatal(err)
 	}
-	s := fdpass(t, []*os.File{child}, "recv", "--fd", "3", "--same-user", "--timeout", "20s")
+	s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--same-user", "--timeout", "20s")
 	s.run(t, 1)
 	if !strings.Contains(s.stderr.String(), "it was sent before recv was there") || s.stdout.Len() != 0 {
 		t.Errorf("%s%s", s.stdout.String(), s.stderr.String())
@@ -235,7 +235,7 @@ func TestRecvRefusesSender(t *testing.T) {
 	if err := conn.Send([]byte("stranger"), openFiles(t, 1)[0]); err != nil {
 		t.Fatal(err)
 	}
-	s = fdpass(t, []*os.File{child}, "recv", "--fd", "3", "--peer-uid", "77777", "--timeout", "20s")
+	s = newSession(t, []*os.File{child}, "recv", "--fd", "3", "--peer-uid", "77777", "--timeout", "20s")
 	s.run(t, 1)
 	if !strings.Contains(s.stderr.String(), "it is not uid 77777") || s.stdout.Len() != 0 {
 		t.Errorf("%s%s", s.stdout.String(), s.stderr.String())
@@ -246,7 +246,7 @@ func TestRecvRefusesSender(t *testing.T) {
 func TestRecvStandardInput(t *testing.T) {
 	testutil.NoLeaks(t)
 	conn, child := pairFor(t, socketpair.Stream)
-	s := fdpass(t, nil, "recv", "--fd", "0", "--timeout", "20s", "--", binary(t), "inspect")
+	s := newSession(t, nil, "recv", "--fd", "0", "--timeout", "20s", "--", binary(t), "inspect")
 	s.Stdin = child
 	s.start(t)
 	if err := conn.Send([]byte("x"), openFiles(t, 1)[0]); err != nil {
@@ -274,7 +274,7 @@ func TestManyDescriptors(t *testing.T) {
 		}
 		return a
 	}
-	s := fdpass(t, nil, args(254)...)
+	s := newSession(t, nil, args(254)...)
 	s.run(t, 2)
 	if s.stderr.String() != "fdpass: 254 descriptors: one message carries 253; --split sends several\n" {
 		t.Errorf("%s", s.stderr.String())
@@ -289,9 +289,9 @@ func TestManyDescriptors(t *testing.T) {
 		{600, 3, []string{"--split", "--data", "together"}},
 	} {
 		out := filepath.Join(dir, "data")
-		r := fdpass(t, nil, "recv", "--listen", path, "--timeout", "20s", "--style", "seqpacket", "--json", "--data-file", out)
+		r := newSession(t, nil, "recv", "--listen", path, "--timeout", "20s", "--style", "seqpacket", "--json", "--data-file", out)
 		r.start(t)
-		fdpass(t, nil, args(c.n, append(c.send, "--style", "seqpacket")...)...).run(t, 0)
+		newSession(t, nil, args(c.n, append(c.send, "--style", "seqpacket")...)...).run(t, 0)
 		r.ends(t, 0)
 		d, total, messages := json.NewDecoder(&r.stdout), 0, 0
 		for ; ; messages++ {
@@ -310,14 +310,14 @@ func TestManyDescriptors(t *testing.T) {
 			t.Errorf("%d: the data is %q, %v", c.n, data, err)
 		}
 	}
-	r := fdpass(t, nil, "recv", "--listen", path, "--timeout", "20s", "--limit", "3")
+	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "20s", "--limit", "3")
 	r.start(t)
-	fdpass(t, nil, args(4)...).run(t, 0)
+	newSession(t, nil, args(4)...).run(t, 0)
 	r.ends(t, 1)
 	if want := "--limit is 3"; !strings.Contains(r.stderr.String(), want) || r.stdout.Len() != 0 {
 		t.Errorf("%s%s", r.stdout.String(), r.stderr.String())
 	}
-	if s := fdpass(t, nil, args(600, "--split", "--data", "ab")...); true {
+	if s := newSession(t, nil, args(600, "--split", "--data", "ab")...); true {
 		s.run(t, 1)
 		if s.stderr.String() != "fdpass: 2 bytes of data for 3 messages: each has at least one\n" {
 			t.Errorf("%s", s.stderr.String())
@@ -332,7 +332,7 @@ func TestRecvFullTable(t *testing.T) {
 	if err := conn.Send([]byte("x"), make30(openFiles(t, 1)[0])...); err != nil {
 		t.Fatal(err)
 	}
-	s := fdpass(t, []*os.File{child}, "-c", "ulimit -n 20; exec \"$0\" recv --fd 3 --timeout 20s", binary(t))
+	s := newSession(t, []*os.File{child}, "-c", "ulimit -n 20; exec \"$0\" recv --fd 3 --timeout 20s", binary(t))
 	s.Path = testutil.NeedProgram(t, "sh")
 	s.run(t, 1)
 	if !strings.Contains(s.stderr.String(), "RLIMIT_NOFILE is 20") || s.stdout.Len() != 0 {
@@ -353,7 +353,7 @@ func make30(f *os.File) []syscall.Conn {
 func TestListenMode(t *testing.T) {
 	testutil.NoLeaks(t)
 	path := filepath.Join(t.TempDir(), "x.sock")
-	s := fdpass(t, nil, "-c", "umask 0; exec \"$0\" recv --listen "+path, binary(t))
+	s := newSession(t, nil, "-c", "umask 0; exec \"$0\" recv --listen "+path, binary(t))
 	s.Path = testutil.NeedProgram(t, "sh")
 	s.start(t)
 	testutil.Eventually(t, "the path is there", func() bool {
@@ -375,14 +375,14 @@ func TestListenMode(t *testing.T) {
 func TestListenRefusesPeer(t *testing.T) {
 	testutil.NoLeaks(t)
 	path := filepath.Join(t.TempDir(), "x.sock")
-	r := fdpass(t, nil, "recv", "--listen", path, "--timeout", "20s", "--peer-pid", fmt.Sprint(os.Getpid()))
+	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "20s", "--peer-pid", fmt.Sprint(os.Getpid()))
 	r.Stderr = nil
 	stderr, err := r.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.start(t)
-	s := fdpass(t, nil, "send", "--connect", path, "--timeout", "20s", "0")
+	s := newSession(t, nil, "send", "--connect", path, "--timeout", "20s", "0")
 	s.start(t)
 	_ = s.Wait() // it may be refused before it has sent, or after
 	line, err := bufio.NewReader(stderr).ReadString('\n')
@@ -407,7 +407,7 @@ func TestListenRefusesPeer(t *testing.T) {
 func TestListenLeavesOthersPath(t *testing.T) {
 	testutil.NoLeaks(t)
 	path := filepath.Join(t.TempDir(), "x.sock")
-	s := fdpass(t, nil, "recv", "--listen", path)
+	s := newSession(t, nil, "recv", "--listen", path)
 	s.start(t)
 	testutil.Eventually(t, "the path is there", func() bool { _, err := os.Lstat(path); return err == nil })
 	if err := os.Remove(path); err != nil {
@@ -432,7 +432,7 @@ func TestPythonPeer(t *testing.T) {
 	testutil.NoLeaks(t)
 	python := testutil.NeedProgram(t, "python3")
 	path := filepath.Join(t.TempDir(), "x.sock")
-	r := fdpass(t, nil, "recv", "--listen", path, "--timeout", "20s", "--", "sh", "-c", "cat <&4; cat <&3")
+	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "20s", "--", "sh", "-c", "cat <&4; cat <&3")
 	r.start(t)
 	testutil.Eventually(t, "the path is there", func() bool { _, err := os.Lstat(path); return err == nil })
 	script := `
@@ -449,7 +449,7 @@ socket.send_fds(c, [b"hello"], [f.fileno() for f in files])`
 		t.Errorf("%q", r.stdout.String())
 	}
 
-	s := fdpass(t, nil, "send", "--listen", path, "--timeout", "20s", "--data", "hello", "file:/", "file:/dev/null")
+	s := newSession(t, nil, "send", "--listen", path, "--timeout", "20s", "--data", "hello", "file:/", "file:/dev/null")
 	s.start(t)
 	testutil.Eventually(t, "the path is there", func() bool { _, err := os.Lstat(path); return err == nil })
 	script = `
@@ -488,7 +488,7 @@ func TestInspectSockets(t *testing.T) {
 	}
 	listener := duplicate(t, ln.(*net.TCPListener))
 	defer listener.Close()
-	s := fdpass(t, []*os.File{listener, duplicate(t, client.(*net.TCPConn)), b}, "inspect", "--json", "3", "4", "5")
+	s := newSession(t, []*os.File{listener, duplicate(t, client.(*net.TCPConn)), b}, "inspect", "--json", "3", "4", "5")
 	defer s.ExtraFiles[1].Close()
 	s.run(t, 0)
 	var got []descriptor

@@ -237,7 +237,7 @@ func (p *peerJSON) write(w io.Writer) error {
 		groups = []string{"none"}
 	}
 	line("groups", strings.Join(slices.Compact(groups), ", "))
-	line("executable", printable(p.Executable))
-	line("label", printable(p.Label))
+	line("executable", legible(p.Executable))
+	line("label", legible(p.Label))
 	return t.Flush()
 }

@@ -275,7 +275,7 @@ type senderJSON struct {
 func writeMessage(w io.Writer, m *scm.Message, asJSON bool) error {
 	all := make([]descriptor, 0, m.Files.Len())
 	for i := range m.Files.Len() {
-		d, err := describe(m.Files.Lend(i), i)
+		d, err := descriptorOf(m.Files.Lend(i), i)
 		if err != nil {
 			return err
 		}
