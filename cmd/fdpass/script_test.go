@@ -143,6 +143,9 @@ func TestConsole(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if len(blocks) == 0 {
+			t.Errorf("%s shows no session", page)
+		}
 		for _, b := range blocks {
 			t.Run(filepath.Base(page)+":"+strconv.Itoa(b.line), func(t *testing.T) {
 				t.Parallel()
