@@ -192,6 +192,9 @@ func (e *endpoint) accept(ctx context.Context, stderr io.Writer) (*scm.Conn, err
 		return err
 	})
 	if err != nil {
+		if ln != nil {
+			_ = ln.Close()
+		}
 		return nil, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() })

@@ -164,6 +164,44 @@ func TestSendOverInheritedSocket(t *testing.T) {
 	}
 }
 
+// A socket that is full is waited for, no longer than told, and in the mode that it has.
+func TestSendToFullSocket(t *testing.T) {
+	binary(t)
+	for _, style := range pairStyles {
+		t.Run(style.String(), func(t *testing.T) {
+			testutil.NoLeaks(t)
+			conn, child := pairFor(t, style)
+			full := 0
+			for fd := lent(t, child); unix.Sendmsg(fd, make([]byte, 1000), nil, nil, unix.MSG_DONTWAIT) == nil; full++ {
+			}
+			s := newSession(t, []*os.File{child}, "send", "--fd", "3", "--timeout", "100ms", "0")
+			s.run(t, exitTimeout)
+			if nonblocking(t, child) {
+				t.Error("the inherited socket became nonblocking")
+			}
+			s = newSession(t, []*os.File{child}, "send", "--fd", "3", "--timeout", "20s", "--data", "at last", "0")
+			s.start(t)
+			waits(t, s.Process)
+			for i := 0; i < 1000*full; { // a stream does not keep the messages apart
+				m, err := conn.Receive(make([]byte, 1000), 0)
+				if err != nil {
+					t.Fatal(err)
+				}
+				i += len(m.Data)
+			}
+			s.ends(t, 0)
+			m, err := conn.Receive(make([]byte, 1000), 1)
+			if err != nil || string(m.Data) != "at last" || m.Files.Len() != 1 {
+				t.Errorf("%q, %v", m.Data, err)
+			}
+			m.Close()
+			if nonblocking(t, child) {
+				t.Error("the inherited socket became nonblocking")
+			}
+		})
+	}
+}
+
 // waits returns when the process waits in poll(2).
 func waits(t testing.TB, p *os.Process) {
 	t.Helper()
