@@ -42,6 +42,7 @@ func (e *endpoint) add(c *cobra.Command) {
 	f.IntVar(&e.fd, "fd", -1, "use the inherited socket with the number `N`, such as one end of a pair")
 	f.StringVar(&e.style, "style", "stream", "`STYLE` of the socket at the path: stream, seqpacket or datagram")
 	f.DurationVar(&e.timeout, "timeout", 0, "give up after `TIME`, such as 2s, with exit status 124;\nuntil then --connect also waits for somebody to listen")
+	f.Lookup("fd").DefValue = "0" // none, for --help
 	e.peer.add(c)
 	_ = c.RegisterFlagCompletionFunc("style", cobra.FixedCompletions([]string{"stream", "seqpacket", "datagram"}, cobra.ShellCompDirectiveNoFileComp))
 	_ = c.RegisterFlagCompletionFunc("fd", cobra.NoFileCompletions)

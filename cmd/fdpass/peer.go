@@ -77,6 +77,7 @@ With --fd it is about an inherited socket: who connected it; on the end of a pai
 	c.Flags().BoolVar(&asJSON, "json", false, "print a JSON object")
 	c.Flags().IntVar(&fd, "fd", -1, "ask about the inherited socket with the number `N`")
 	c.Flags().DurationVar(&timeout, "timeout", 0, "give up after `TIME`, such as 2s, with exit status 124")
+	c.Flags().Lookup("fd").DefValue = "0" // none, for --help
 	_ = c.RegisterFlagCompletionFunc("fd", cobra.NoFileCompletions)
 	return c
 }

@@ -21,11 +21,12 @@ type peerFlags struct {
 
 func (p *peerFlags) add(c *cobra.Command) {
 	f := c.Flags()
-	f.UintSliceVar(&p.uid, "peer-uid", nil, "the other end must have this user id, or one of `UID,…`")
-	f.UintSliceVar(&p.gid, "peer-gid", nil, "the other end must be in this group, or in one of `GID,…`")
+	f.UintSliceVar(&p.uid, "peer-uid", nil, "the other end must have one of these user ids, `IDS` with commas")
+	f.UintSliceVar(&p.gid, "peer-gid", nil, "the other end must be in one of these groups, `IDS` with commas")
 	f.IntVar(&p.pid, "peer-pid", 0, "the other end must be the process `PID`")
 	f.BoolVar(&p.same, "same-user", false, "the other end must have the user id of fdpass")
 	for _, name := range []string{"peer-uid", "peer-gid", "peer-pid"} {
+		f.Lookup(name).DefValue = "0" // none, for --help
 		_ = c.RegisterFlagCompletionFunc(name, cobra.NoFileCompletions)
 	}
 }

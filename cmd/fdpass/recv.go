@@ -67,8 +67,8 @@ credentials and is refused, unless the sender attached them, as fdpass send does
 	c.Flags().StringVar(&f.dataFile, "data-file", "", "write the data into `FILE`, - for standard output, and print nothing else")
 	c.Flags().BoolVar(&f.asJSON, "json", false, "print a JSON object for each message")
 	c.Flags().IntVar(&f.count, "count", 0, "receive `N` messages and do not wait for the end (default 1 from a datagram socket)")
-	c.Flags().StringVar(&f.as, "as", inherit.Ways[0].Name, "how COMMAND inherits them: "+strings.Join(inherit.Names(), ", "))
-	c.Flags().StringVar(&f.names, "fdname", "", "what COMMAND knows them by, `NAME:NAME…` (LISTEN_FDNAMES)")
+	c.Flags().StringVar(&f.as, "as", inherit.Ways[0].Name, "the `WAY` in which COMMAND inherits them: "+strings.Join(inherit.Names(), ", "))
+	c.Flags().StringVar(&f.names, "fdname", "", "what COMMAND knows them by, `NAMES` with colons between (LISTEN_FDNAMES)")
 	c.Flags().BoolVar(&f.noPID, "no-pid", false, "leave LISTEN_PID out, for a command that forks before the program reads it")
 	c.Flags().SetInterspersed(false) // the flags of COMMAND are its own
 	c.Flags().IntVar(&f.limit, "limit", 1024, "receive at most `N` descriptors in all")
