@@ -8,7 +8,6 @@ import (
 	"syscall"
 
 	"github.com/pkg/errors"
-	"golang.org/x/sys/unix"
 
 	"github.com/fdkit/fdkit/internal/sysfd"
 )
@@ -28,33 +27,8 @@ func (f *Files) Lend(i int) syscall.Conn {
 	if f == nil || i < 0 || i >= len(f.fds) || f.fds[i] < 0 {
 		return nil
 	}
-	return lent{f, i}
+	return sysfd.Lent(func() int { return f.fds[i] })
 }
-
-// lent is a descriptor that is still in its message.
-type lent struct {
-	files *Files
-	i     int
-}
-
-// SyscallConn returns l, of which only Control works: nobody waits on what is lent.
-func (l lent) SyscallConn() (syscall.RawConn, error) { return l, nil }
-
-// Control lends the number.
-func (l lent) Control(f func(fd uintptr)) error {
-	fd := l.files.fds[l.i]
-	if fd < 0 {
-		return os.ErrClosed
-	}
-	f(uintptr(fd))
-	return nil
-}
-
-// Read is not for what is lent.
-func (l lent) Read(func(fd uintptr) bool) error { return os.ErrNoDeadline }
-
-// Write is not for what is lent.
-func (l lent) Write(func(fd uintptr) bool) error { return os.ErrNoDeadline }
 
 // Take gives descriptor i to the caller as a file: in the runtime's poller if its sender had put it
 // into nonblocking mode, a mode that both share, and else not. It is nil if there is no such
@@ -82,12 +56,7 @@ func (f *Files) TakeFD(i int) int {
 // After an error it is still in f: [ErrTaken], ENOTSOCK for another kind of file, EINVAL for a
 // listener, ENOTCONN for a socket that is not connected.
 func (f *Files) TakeConn(i int) (net.Conn, error) {
-	return take(f, i, "connection", false, func(file *os.File) (net.Conn, error) {
-		if err := sysfd.Control(file, connected); err != nil {
-			return nil, err
-		}
-		return net.FileConn(file)
-	})
+	return take(f, i, "connection", sysfd.Conn)
 }
 
 // TakeListener gives descriptor i to the caller as a listener. A Unix listener does not unlink its
@@ -95,41 +64,27 @@ func (f *Files) TakeConn(i int) (net.Conn, error) {
 // file, EINVAL for a socket that does not listen, among them one that somebody shut down: no
 // connection would ever come, and package net would wait for one.
 func (f *Files) TakeListener(i int) (net.Listener, error) {
-	return take(f, i, "listener", true, net.FileListener)
+	return take(f, i, "listener", sysfd.Listener)
 }
 
 // TakePacketConn gives descriptor i to the caller as a packet socket. After an error it is still in
 // f: [ErrTaken], ENOTSOCK for another kind of file, an error of package net for another style.
 func (f *Files) TakePacketConn(i int) (net.PacketConn, error) {
-	return take(f, i, "packet socket", false, net.FilePacketConn)
+	return take(f, i, "packet socket", sysfd.PacketConn)
 }
 
-// take hands descriptor i to one of package net's constructors, which work on a duplicate.
-func take[T any](f *Files, i int, what string, listening bool, construct func(*os.File) (T, error)) (T, error) {
+// take gives descriptor i to a constructor, which takes it over if it succeeds.
+func take[T any](f *Files, i int, what string, construct func(fd int) (T, error)) (T, error) {
 	var none T
 	if f == nil || i < 0 || i >= len(f.fds) || f.fds[i] < 0 {
 		return none, ErrTaken
 	}
-	if err := sysfd.CheckListening(f.fds[i], listening); err != nil {
-		return none, errors.WithMessagef(err, "scm: take descriptor %d as a %s", i, what)
-	}
-	dup, err := sysfd.Dup(f.fds[i])
-	if err != nil {
-		return none, tableFull("take", nil, "a second number is needed for a moment", err)
-	}
-	file := os.NewFile(uintptr(dup), "received")
-	t, err := construct(file)
-	_ = file.Close()
+	t, err := construct(f.fds[i])
 	if err != nil {
 		return none, errors.WithMessagef(err, "scm: take descriptor %d as a %s", i, what)
 	}
-	_ = unix.Close(f.TakeFD(i))
+	f.fds[i] = -1
 	return t, nil
-}
-
-func connected(fd int) error {
-	_, err := unix.Getpeername(fd)
-	return os.NewSyscallError("getpeername", err)
 }
 
 // Close closes the descriptors that nobody took, and waits as close(2) does: a sender can make that long,

@@ -27,14 +27,17 @@ var claims struct {
 //
 // An inherited number is a promise of the parent that can be kept once. Claimed twice it would
 // close, at the second Close, whatever file has got the number meanwhile.
-func ClaimUnix(fd int) error {
+func ClaimUnix(fd int) error { return Claim(fd, CheckUnix) }
+
+// Claim is ClaimUnix with another check.
+func Claim(fd int, check func(fd int) error) error {
 	_ = StartPoller() // as early as can be; who needs it asks again
 	claims.Lock()
 	defer claims.Unlock()
 	if claims.numbers[fd] {
 		return ErrClaimed
 	}
-	if err := CheckUnix(fd); err != nil {
+	if err := check(fd); err != nil {
 		return err
 	}
 	if claims.numbers == nil {
