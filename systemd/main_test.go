@@ -4,11 +4,14 @@ package systemd_test
 
 import (
 	"bytes"
+	"context"
 	"fmt"
+	"os"
 	"os/exec"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -47,14 +50,19 @@ func closeOnExec(fd int) bool {
 	return err == nil && flags&unix.FD_CLOEXEC != 0
 }
 
-func nonblocking(fd int) bool {
-	flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
-	return err == nil && flags&unix.O_NONBLOCK != 0
-}
-
 func is(b bool, what string) string {
 	if b {
 		return what
 	}
 	return fmt.Sprintf("NOT %s", what)
+}
+
+// commandWithin returns a command that ends within half a minute. Its standard error is the test's.
+func commandWithin(t *testing.T, path string, args ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Stderr = os.Stderr
+	return cmd
 }
