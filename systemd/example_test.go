@@ -7,7 +7,9 @@ import (
 	"errors"
 	"fmt"
 	"log"
+	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -275,4 +277,22 @@ func ExampleListenNotify() {
 	defer n.Close() // closes descriptors that came along
 	fmt.Println(n.State, n.Sender.PID == os.Getpid())
 	// Output: READY=1 true
+}
+
+// A child gets a listening socket as the service manager would give it.
+func ExampleStart() {
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		log.Fatal(err)
+	}
+	defer ln.Close() // borrowed: it is ours, and it does not turn blocking
+	cmd := exec.Command("sh", "-c", `test $LISTEN_PID = $$ && echo $LISTEN_FDS $LISTEN_FDNAMES`)
+	cmd.Stdout = os.Stdout
+	if err := systemd.Start(cmd, systemd.Named{Name: "web", Conn: ln.(*net.TCPListener)}); err != nil {
+		log.Fatal(err)
+	}
+	if err := cmd.Wait(); err != nil {
+		log.Fatal(err)
+	}
+	// Output: 1 web
 }
