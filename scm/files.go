@@ -68,7 +68,7 @@ func (f *Files) TakeListener(i int) (net.Listener, error) {
 }
 
 // TakePacketConn gives descriptor i to the caller as a packet socket. After an error it is still in
-// f: [ErrTaken], ENOTSOCK for another kind of file, an error of package net for another style.
+// f: [ErrTaken], ENOTSOCK for another kind of file, EINVAL for another style.
 func (f *Files) TakePacketConn(i int) (net.PacketConn, error) {
 	return take(f, i, "packet socket", sysfd.PacketConn)
 }

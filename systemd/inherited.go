@@ -144,7 +144,7 @@ func (f *File) TakeListener() (net.Listener, error) { return take(f, "listener",
 func (f *File) TakeConn() (net.Conn, error) { return take(f, "connection", sysfd.Conn) }
 
 // TakePacketConn gives the descriptor to the caller as a packet socket. Mode and errors are those of
-// [File.TakeListener]; an error of package net for another style.
+// [File.TakeListener]; EINVAL for another style.
 func (f *File) TakePacketConn() (net.PacketConn, error) {
 	return take(f, "packet socket", sysfd.PacketConn)
 }

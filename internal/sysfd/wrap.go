@@ -27,8 +27,16 @@ func Conn(fd int) (net.Conn, error) {
 	})
 }
 
-// PacketConn is Listener for a packet socket; for another style it is an error of package net.
-func PacketConn(fd int) (net.PacketConn, error) { return wrap(fd, false, net.FilePacketConn) }
+// PacketConn is Listener for a packet socket: EINVAL for a stream or SOCK_SEQPACKET, of which package net
+// would make one too if it is AF_UNIX.
+func PacketConn(fd int) (net.PacketConn, error) {
+	return wrap(fd, false, func(file *os.File) (net.PacketConn, error) {
+		if err := Control(file, connectionless); err != nil {
+			return nil, err
+		}
+		return net.FilePacketConn(file)
+	})
+}
 
 // wrap hands fd to one of package net's constructors, which work on a duplicate.
 func wrap[T any](fd int, listening bool, construct func(*os.File) (T, error)) (T, error) {
@@ -53,4 +61,12 @@ func wrap[T any](fd int, listening bool, construct func(*os.File) (T, error)) (T
 func connected(fd int) error {
 	_, err := unix.Getpeername(fd)
 	return os.NewSyscallError("getpeername", err)
+}
+
+func connectionless(fd int) error {
+	style, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+	if err == nil && (style == unix.SOCK_STREAM || style == unix.SOCK_SEQPACKET) {
+		return errors.WithMessage(unix.EINVAL, "it is not a packet socket")
+	}
+	return os.NewSyscallError("getsockopt", err)
 }
