@@ -28,7 +28,7 @@ const firstFD = 3
 
 // Environ returns env, such as os.Environ(), with the variables that give descriptors to the process pid,
 // one for each name, numbered from 3 on. Variables of that kind which it had are gone; without names
-// there are none afterwards. A name is anything but a colon, which would be two.
+// there are none afterwards. A name is as for [Named]; one with a colon would be two.
 //
 // It is for a program that executes another one in its place, execve(2), where the pid is its own. A
 // child's pid is not known before it runs: that is what [Start] is for. The identity of the process's

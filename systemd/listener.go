@@ -12,6 +12,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/fdkit/fdkit/credentials"
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/scm"
 )
 
@@ -38,13 +39,19 @@ type Notification struct {
 	Files scm.Files
 }
 
-// Close closes the descriptors that nobody took, and the sender's process.
+// Close closes the descriptors that nobody took, and the sender's process. A sender can make close(2) of one
+// take long, with SO_LINGER or a file system of its own; then that goes on in the background.
 func (n *Notification) Close() error {
 	if n == nil {
 		return nil
 	}
 	_ = n.Sender.Close()
-	return n.Files.Close()
+	var left []int
+	for i := range n.Files.Len() {
+		left = append(left, n.Files.TakeFD(i))
+	}
+	sysfd.Discard(left)
+	return nil
 }
 
 // ListenNotify listens at a path, which must not exist, or at an abstract name that begins with @: give

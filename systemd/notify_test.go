@@ -433,6 +433,51 @@ func TestListenNotifyHostile(t *testing.T) {
 	(*systemd.NotifyListener)(nil).Close()
 }
 
+// A descriptor whose close(2) takes as long as its sender likes holds nobody up.
+func TestListenNotifyLinger(t *testing.T) {
+	testutil.NoLeaks(t)
+	l := manager(t)
+	ln := liveListener(t)
+	c, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	peer, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer peer.Close()
+	c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+	c.Write(make([]byte, 64<<20)) // more than the peer, which does not read, has room for
+	const linger = 40
+	if err := c.(*net.TCPConn).SetLinger(linger); err != nil {
+		t.Fatal(err)
+	}
+	u, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: l.Addr(), Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := scm.NewConn(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer a.Close()
+	if err := a.Send([]byte("BARRIER=1"), c.(*net.TCPConn)); err != nil {
+		t.Fatal(err)
+	}
+	// Now the message has the last copy. (The close of this one would wait too, were it the last.)
+	c.Close()
+	sent(t)(systemd.Notify(t.Context(), systemd.Ready))
+	begin := time.Now()
+	if n := receive(t, l); n.State != systemd.Ready {
+		t.Error(n.State)
+	}
+	if d := time.Since(begin); d > linger*time.Second/2 {
+		t.Errorf("held up for %v", d)
+	}
+}
+
 // fullTable receives at its limit of descriptors.
 var fullTable = testutil.NewHelper("full-table", func(args []string) error {
 	l, err := systemd.ListenNotify(args[0])

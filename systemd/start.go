@@ -19,7 +19,7 @@ import (
 // A Named is a descriptor for a child: a listener, a connection, a file, with the name by which the child
 // tells it from the others.
 type Named struct {
-	Name string // anything but a colon
+	Name string // up to 255 printable ASCII characters, no colon
 	Conn syscall.Conn
 }
 
@@ -39,9 +39,10 @@ type Named struct {
 // under SysProcAttr.Chroot, and a program without set-user-ID or file capabilities. A shell could do it
 // too, but is not everywhere.
 //
-// Start returns when cmd's program runs: that it cannot be executed is an error here, with the errno.
-// Errors are otherwise those of cmd.Start; EINVAL for a name with a colon; EMFILE; errors.ErrUnsupported
-// on systems other than Linux. After an error nothing runs.
+// Start returns when cmd's program runs, or the context of exec.CommandContext has killed it. That the
+// program cannot be executed is an error here, with the errno. Errors are otherwise those of cmd.Start; EINVAL
+// for a name that is none; EMFILE; errors.ErrUnsupported on systems other than Linux. After an error
+// nothing runs.
 func Start(cmd *exec.Cmd, descriptors ...Named) error {
 	return errors.WithMessagef(start(cmd, descriptors), "systemd: start %s", cmd.Path)
 }
@@ -98,11 +99,12 @@ func start(cmd *exec.Cmd, descriptors []Named) error {
 	if len(report) == 0 && err == nil {
 		return nil
 	}
+	_ = cmd.Process.Kill() // it has ended, or nobody knows what it is
 	_ = cmd.Wait()
 	if errno, cerr := strconv.Atoi(string(report)); cerr == nil {
-		err = &os.PathError{Op: "exec", Path: path, Err: syscall.Errno(errno)}
+		return &os.PathError{Op: "exec", Path: path, Err: syscall.Errno(errno)}
 	}
-	return err
+	return errors.WithMessagef(io.ErrUnexpectedEOF, "the child reported %q", report)
 }
 
 // duplicate gives the caller a file of c's for exec.Cmd. Its Fd, which package exec calls, leaves the mode

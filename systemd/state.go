@@ -50,7 +50,7 @@ func Errno(errno syscall.Errno) State { return State("ERRNO=" + strconv.Itoa(int
 // before it believes it. The old one must not end before the manager has heard: see [Barrier].
 //
 // The number of its pidfd goes along if the process runs and the kernel has such numbers, and then it
-// cannot be another process that has got the pid meanwhile (MAINPIDFDID, systemd 258, Linux 6.9).
+// cannot be another process that has got the pid meanwhile (MAINPIDFDID, systemd 257, Linux 6.9).
 func MainPID(pid int) State {
 	state := "MAINPID=" + strconv.Itoa(pid)
 	if id := pidfdID(pid); id != 0 {
