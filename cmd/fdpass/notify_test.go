@@ -306,6 +306,25 @@ func TestWaitReadyUsers(t *testing.T) {
 	if err := own.Run(); err != nil {
 		t.Errorf("the user who it became: %v", err)
 	}
+
+	// He does not get another user's process into the file of those that will be signalled.
+	dir := t.TempDir()
+	pidFile := filepath.Join(dir, "pid")
+	swap := program(t, "fdpass", append([]string{"wait-ready", "--timeout", "30s", "--pid-file", pidFile, "--"},
+		append(strings.Fields(fmt.Sprintf(as, 4343)), "sh", "-c",
+			binary(t)+" notify --no-block --ready --pid="+strconv.Itoa(os.Getpid())+"; exec sleep 20")...)...)
+	swap.Dir = "/"
+	if err := swap.Run(); err != nil {
+		t.Fatal(err)
+	}
+	pid := pidIn(t, pidFile)
+	if pid == os.Getpid() {
+		t.Fatal("the pid file names a process of root's")
+	}
+	if err := syscall.Kill(pid, syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, pidFile)
 }
 
 // Descriptors that it was started with are the program's, under their numbers.

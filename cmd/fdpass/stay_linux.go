@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync/atomic"
@@ -207,7 +208,7 @@ func (k *keeper) handle(n *systemd.Notification) bool {
 	}
 	if v, ok := n.State.Get("MAINPID"); ok {
 		if pid, err := strconv.Atoi(v); err == nil && pid > 0 {
-			k.follow(pid)
+			k.follow(pid, n.Sender.UID)
 		}
 	}
 	v, _ := n.State.Get("READY")
@@ -220,32 +221,44 @@ func (k *keeper) believes(s *credentials.Sender) bool {
 	if s.UID == 0 || s.UID == uint32(os.Getuid()) {
 		return true
 	}
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", k.main))
+	return slices.Contains(usersOf(k.main), s.UID)
+}
+
+// usersOf returns the user ids of a process: real, effective, saved, and of the file system.
+func usersOf(pid int) (users []uint32) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
 	if err != nil {
-		return false
+		return nil
 	}
 	for line := range strings.Lines(string(status)) {
 		if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
 			for _, id := range strings.Fields(ids) {
-				if id == strconv.FormatUint(uint64(s.UID), 10) {
-					return true
+				if n, err := strconv.ParseUint(id, 10, 32); err == nil {
+					users = append(users, uint32(n))
 				}
 			}
 		}
 	}
-	return false
+	return users
 }
 
-// follow makes another process the main one.
-func (k *keeper) follow(pid int) {
+// follow makes another process the main one. Whoever is not root can name his own only: the pid file is
+// what somebody else will signal.
+func (k *keeper) follow(pid int, by uint32) {
 	if k.live[pid] {
 		k.main = pid
 		return
 	}
 	p, err := credentials.OpenProcess(pid)
-	if err != nil || pid == os.Getpid() {
+	if err != nil {
+		return // gone by now
+	}
+	// What is read between two looks at the pidfd is of this process.
+	users := usersOf(pid)
+	foreign := by != 0 && (len(users) == 0 || slices.ContainsFunc(users, func(user uint32) bool { return user != by }))
+	if pid == 1 || pid == os.Getpid() || foreign || !p.Alive() {
 		_ = p.Close()
-		return // gone by now, or nonsense
+		return
 	}
 	k.main = pid
 	k.live[pid] = true
