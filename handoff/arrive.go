@@ -26,6 +26,21 @@ type arrivals struct {
 // newArrivals takes the item's descriptor.
 func newArrivals(it *Item) (*arrivals, error) {
 	growFor(it.Meta)
+	conn, err := takeChannel(it)
+	if err != nil {
+		return nil, err
+	}
+	// It made the pair, so this names it, and cannot be forged.
+	maker, err := credentials.PeerProcess(conn)
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return &arrivals{conn: conn, maker: maker}, nil
+}
+
+// takeChannel takes an item that is one end of a pair.
+func takeChannel(it *Item) (*scm.Conn, error) {
 	c, err := it.TakeConn()
 	if err != nil {
 		return nil, err
@@ -40,13 +55,7 @@ func newArrivals(it *Item) (*arrivals, error) {
 		_ = c.Close()
 		return nil, err
 	}
-	// It made the pair, so this names it, and cannot be forged.
-	maker, err := credentials.PeerProcess(conn)
-	if err != nil {
-		_ = conn.Close()
-		return nil, err
-	}
-	return &arrivals{conn: conn, maker: maker}, nil
+	return conn, nil
 }
 
 // begin takes connections for these listeners, in the background.
@@ -102,14 +111,12 @@ func (a *arrivals) free() {
 // closed.
 func (a *arrivals) run(listeners []*listener) error {
 	byName := map[string]*listener{}
-	var wants []byte
+	var wants []string
 	for _, l := range listeners {
 		byName[l.name] = l
-		if len(wants)+maxName < maxPayload/2 {
-			wants = appendString(wants, tagName, l.name)
-		}
+		wants = append(wants, l.name)
 	}
-	if err := a.conn.Send(newFrame(frameWants, 0, wants)); err != nil {
+	if err := a.conn.Send(newFrame(frameWants, 0, names(wants))); err != nil {
 		return err
 	}
 	in := make([]byte, frameHeader+maxPayload)

@@ -45,7 +45,12 @@ func (s *Service) Upgrade(ctx context.Context) error {
 		return err
 	}
 	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }() // it must be reaped whenever it ends
+	reaped := s.initial.await(cmd.Process.Pid)
+	go func() { // it must be reaped whenever it ends
+		err := cmd.Wait()
+		reaped(cmd.ProcessState)
+		ended <- err
+	}()
 	if err = s.handOver(ctx, c); err == nil {
 		return nil
 	}

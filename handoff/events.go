@@ -15,12 +15,13 @@ const (
 	EventServing   EventKind = "serving"          // this process accepts
 	EventSettled   EventKind = "settled"          // the predecessor cannot take back any more
 	EventOffering  EventKind = "offering"         // a successor has come
+	EventItems     EventKind = "items"            // a frame of items has moved, and so many of all
 	EventPaused    EventKind = "paused"           // nobody accepts until the successor does
 	EventKept      EventKind = "kept serving"     // the handoff came to nothing
 	EventTookBack  EventKind = "took back"        // the successor failed after the commit
 	EventHanded    EventKind = "handed over"      // the successor serves for good
 	EventStop      EventKind = "told to stop"     //
-	EventUnclaimed EventKind = "unclaimed socket" // the predecessor had it, this program does not want it
+	EventUnclaimed EventKind = "unclaimed socket" // the successor does not want it; the predecessor serves it out
 	EventMoved     EventKind = "moved"            // connections that go on with the successor
 	EventDrained   EventKind = "drained"          // the last connection has ended
 )
@@ -31,13 +32,20 @@ type Event struct {
 	PID   int           // of the other side, where there is one
 	Name  string        // of the socket, where it is about one
 	Took  time.Duration // paused: until nobody accepted; handed over: since the pause began; drained: so long
-	Count int           // adopted: items; moved: connections; drained: connections that were cut
+	Total int           // items: of so many
+	Count int           // adopted, items: so many; moved: connections; drained: connections that were cut
 	Err   error         // the reason, where something failed
 }
 
 // tell logs an event and reports it.
 func (s *Service) tell(e Event) {
 	level := slog.LevelInfo
+	switch e.Kind {
+	case EventItems:
+		level = slog.LevelDebug
+	case EventUnclaimed:
+		level = slog.LevelWarn
+	}
 	attrs := []slog.Attr{slog.String("service", s.options.Name), slog.Uint64("generation", s.generation)}
 	if e.PID != 0 {
 		attrs = append(attrs, slog.Int("peer", e.PID))
@@ -50,6 +58,9 @@ func (s *Service) tell(e Event) {
 	}
 	if e.Count != 0 {
 		attrs = append(attrs, slog.Int("count", e.Count))
+	}
+	if e.Total != 0 {
+		attrs = append(attrs, slog.Int("total", e.Total))
 	}
 	if e.Err != nil {
 		level = slog.LevelWarn

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -106,26 +107,40 @@ func TestHandoff(t *testing.T) {
 	})
 }
 
+// Established connections move in as many messages as it takes, each with what its owner says of it and has read
+// of it, and both sides are told of each message.
 func TestHandoffOfMany(t *testing.T) {
+	const many = 10_000
 	eachStyle(t, func(t *testing.T, style socketpair.Style) {
 		ctx := t.Context()
 		p, s := pair(t, style)
-		ln := tcp(t)
-		items := make([]Item, 5000)
+		a, b := tcpPair(t)
+		defer a.Close()
+		defer b.Close()
+		items := make([]Item, many)
 		for i := range items {
-			items[i] = Item{Name: fmt.Sprint("item ", i), Kind: File, Conn: ln, Meta: []byte(fmt.Sprint(i))}
+			items[i] = Item{Name: "web", Kind: Connection, Conn: a, Meta: fmt.Append(nil, i), Unread: fmt.Append(nil, "GET /", i)}
+		}
+		var offered, taken []int
+		told := func(list *[]int) func(n, total int) {
+			return func(n, total int) {
+				if total != many {
+					t.Errorf("%d of %d", n, total)
+				}
+				*list = append(*list, n)
+			}
 		}
 		done := make(chan error, 1)
 		go func() {
-			done <- Offer(ctx, p, Offering{Name: "web", Items: items, Deadlines: Deadlines{Probation: time.Millisecond}})
+			done <- Offer(ctx, p, Offering{Name: "web", Items: items, Deadlines: Deadlines{Probation: time.Millisecond}, Progress: told(&offered)})
 		}()
-		to, err := Take(ctx, s, Wish{Name: "web"})
+		to, err := Take(ctx, s, Wish{Name: "web", Progress: told(&taken)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		for i, it := range to.Items {
-			if it.Name != items[i].Name || string(it.Meta) != fmt.Sprint(i) {
-				t.Fatalf("item %d is %q", i, it.Name)
+			if it.Kind != Connection || string(it.Meta) != fmt.Sprint(i) || string(it.Unread) != fmt.Sprint("GET /", i) {
+				t.Fatalf("item %d is %+v", i, it)
 			}
 		}
 		to.Close()
@@ -135,6 +150,13 @@ func TestHandoffOfMany(t *testing.T) {
 		to.Serving()
 		if err := errors.Join(to.Wait(ctx), <-done); err != nil {
 			t.Error(err)
+		}
+		messages := (many + itemsPerFrame - 1) / itemsPerFrame
+		if len(taken) < messages || taken[len(taken)-1] != many || !slices.IsSorted(taken) {
+			t.Errorf("the successor is told %v, of %d messages", taken, messages)
+		}
+		if len(offered) == 0 || offered[len(offered)-1] != many || !slices.IsSorted(offered) {
+			t.Errorf("the predecessor is told %v", offered)
 		}
 	})
 }

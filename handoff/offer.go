@@ -34,6 +34,14 @@ type Offering struct {
 	// at most, when Pause has returned, and before Offer returns.
 	Resume func()
 
+	// Unclaimed is told, before Offer returns nil, the names of the items that the successor does not want.
+	// Nobody but this process has those.
+	Unclaimed func(names []string)
+
+	// Progress is called when the successor has acknowledged a frame of items, with how many it has and of
+	// how many. It must return at once.
+	Progress func(acknowledged, total int)
+
 	// Policy decides who may be the successor. The zero Policy is the same user or root.
 	Policy *credentials.Policy
 
@@ -85,6 +93,9 @@ func Offer(ctx context.Context, c *scm.Conn, o Offering) error {
 	p.work.Wait()
 	switch m.out {
 	case outDone:
+		if len(p.unclaimed) > 0 && o.Unclaimed != nil {
+			o.Unclaimed(p.unclaimed)
+		}
 		return nil
 	case outTookBack:
 		return because(ErrTookBack, d.reason)
@@ -145,6 +156,7 @@ type offering struct {
 	paused    chan struct{} // closed when Pause has returned
 	work      sync.WaitGroup
 	probation *time.Timer
+	unclaimed []string
 }
 
 func (p *offering) reached(step) {}
@@ -185,6 +197,11 @@ func (p *offering) content(f *frame) error {
 		if at := p.driver.machine.step(); at != stepCommit && at != stepKilling {
 			return errors.WithMessage(ErrProtocol, "it says that it serves, and nobody asked it to")
 		}
+		unclaimed, err := parseNames(f.payload)
+		if err != nil {
+			return err
+		}
+		p.unclaimed = unclaimed
 		p.probation = time.AfterFunc(p.deadlines.Probation, func() { p.driver.through(stepProbation, nil) })
 	case frameAbort:
 		p.driver.fail(parseAbort(f.payload))
@@ -282,6 +299,9 @@ func (p *offering) sendItems(items []Item, before int) error {
 				return errors.WithMessagef(ErrProtocol, "%d items acknowledged, %d were sent", n, sent)
 			}
 			acked = n
+			if p.Progress != nil {
+				p.Progress(before+acked, before+count)
+			}
 		case <-p.driver.over:
 			return nil
 		}

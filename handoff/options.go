@@ -1,6 +1,7 @@
 package handoff
 
 import (
+	"context"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -32,9 +33,10 @@ type Options struct {
 	// StopSignals are the signals that tell the program to stop. Default is SIGTERM and SIGINT.
 	StopSignals []os.Signal
 
-	// State returns what the successor gets with the commit, of at most 64 MiB. It is called when
-	// nothing is accepted or read any more, and must be quick: see Deadlines.MaxPause.
-	State func() ([]byte, error)
+	// Final returns what the successor gets with the commit: state, and items that are known only then. It is
+	// called when nothing is accepted or read any more, and must be quick: its context ends with
+	// Deadlines.MaxPause. After an error this process goes on serving.
+	Final func(context.Context) (Final, error)
 
 	// Policy decides who may take over, and from whom. Default is the same user or root.
 	Policy *credentials.Policy

@@ -8,6 +8,8 @@ import (
 	"time"
 
 	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/internal/sysfd"
 )
 
 // A packetConn is a datagram socket whose reads can be made to wait: two processes that read from one
@@ -56,6 +58,32 @@ func (c *packetConn) base() *packetConn { return c }
 
 // pause lets nobody read and returns when nobody does.
 func (c *packetConn) pause(ctx context.Context) error { return c.gate.pause(ctx) }
+
+// empty is pause for the last owner: what is in the kernel's queue is read first, or until ctx ends. Somebody must be
+// reading.
+func (c *packetConn) empty(ctx context.Context) error {
+	look := time.NewTicker(time.Millisecond) // nothing tells that a datagram was read
+	defer look.Stop()
+	for {
+		if err := c.pause(ctx); err != nil {
+			return err
+		}
+		select {
+		case <-c.gate.gone:
+			return nil
+		default:
+		}
+		if !sysfd.Readable(c.sock) {
+			return nil
+		}
+		c.resume()
+		select {
+		case <-look.C:
+		case <-ctx.Done():
+			return c.pause(context.WithoutCancel(ctx))
+		}
+	}
+}
 
 func (c *packetConn) resume() { c.gate.resume() }
 

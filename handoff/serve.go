@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -57,6 +58,10 @@ func (s *Service) draining(srv Server) draining {
 //
 // Afterwards nothing of the service is left in this process, and the paths of its Unix sockets are gone
 // if nobody follows.
+//
+// In a process that is pid 1, as in a container, and was succeeded, it does not return: the end of pid 1 would be
+// the successor's too. It passes signals on to the generation that serves, reaps, and calls os.Exit with the
+// exit code of the last one, 128 more than a signal's number, when all have ended.
 func (s *Service) Drain(ctx context.Context) error {
 	start := time.Now()
 	why := s.Reason()
@@ -64,33 +69,40 @@ func (s *Service) Drain(ctx context.Context) error {
 		return errors.New("handoff: Drain before the service is stopping")
 	}
 	s.arrivals.end(ctx)
-	if why == Told {
-		s.emptyQueues(ctx)
-	}
+	s.emptyQueues(ctx, why)
 	cut := s.drainAll(ctx)
 	for _, k := range s.all() {
 		k.release()
-		if why == Told {
+		if why == Told || s.isLeft(k) {
 			k.unlink()
 		}
 	}
-	s.cancel()
-	s.background.Wait()
 	s.tell(Event{Kind: EventDrained, Took: time.Since(start), Count: cut})
+	leave := func() {
+		s.cancel()
+		s.background.Wait()
+	}
+	if s.initial != nil && why == HandedOver {
+		exit(s.initial.stay(leave))
+	}
+	leave()
+	s.initial.close()
+	_ = s.first.Close() // pid 1 sees by it that nobody is left
 	if cut > 0 {
 		return &CutError{Cut: cut, Err: ctx.Err()}
 	}
 	return nil
 }
 
-// emptyQueues accepts what clients have queued, for a second at most.
-func (s *Service) emptyQueues(ctx context.Context) {
+// emptyQueues accepts and reads, for a second at most, what clients have queued for sockets that nobody will have
+// after this process.
+func (s *Service) emptyQueues(ctx context.Context, why Reason) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
 	var emptied sync.WaitGroup
 	for _, k := range s.all() {
-		if k.listener != nil {
-			emptied.Go(func() { _ = k.listener.empty(ctx) })
+		if why == Told || s.isLeft(k) {
+			emptied.Go(func() { k.empty(ctx) })
 		}
 	}
 	emptied.Wait()
@@ -126,6 +138,9 @@ func (s *Service) startMoving(ctx context.Context, grace time.Duration) (stop fu
 		<-done
 	}
 }
+
+// exit is a variable for tests.
+var exit = os.Exit
 
 // drainAll drains all servers, and what was accepted without one, and returns how many connections
 // were cut.

@@ -31,10 +31,13 @@ type Service struct {
 	takeover *Takeover // from a predecessor; nil if there was none
 	arrivals *arrivals // of connections that it passes on; nil if it passes none on
 	control  *control  // nil without a path
+	initial  *initial  // of pid 1, while it serves and has a successor
+	first    *scm.Conn // to pid 1, if that has served before
 
 	mu       sync.Mutex
 	sockets  map[string]*socket
 	order    []string         // of sockets, as they were made
+	left     map[string]bool  // sockets that the successor does not want
 	kept     map[string]Item  // of Keep
 	adopted  map[string]*Item // by name, not yet claimed
 	ready    bool
@@ -65,6 +68,8 @@ const (
 	controlItem = "fdkit:control"
 	lockItem    = "fdkit:lock"
 	movesItem   = "fdkit:moves"
+	initItem    = "fdkit:init"
+	reserved    = "fdkit:"
 )
 
 // Start finds the predecessor, if there is one, and takes over everything that it has; the predecessor
@@ -83,13 +88,20 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		options:    o,
 		generation: 1,
 		sockets:    map[string]*socket{},
+		left:       map[string]bool{},
 		kept:       map[string]Item{},
 		adopted:    map[string]*Item{},
 		stopping:   make(chan struct{}),
 		servers:    map[*http.Server]*httpDrain{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
+	if s.initial, err = newInitial(); err != nil {
+		s.cancel()
+		return nil, errors.WithMessage(err, "handoff: start")
+	}
 	if err := s.find(ctx); err != nil {
+		s.initial.close()
+		_ = s.first.Close()
 		s.release()
 		s.cancel()
 		return nil, err
@@ -144,7 +156,10 @@ func hasDied(ctx context.Context, p *credentials.Process) bool {
 }
 
 func (s *Service) wish() Wish {
-	return Wish{Name: s.options.Name, Policy: s.options.Policy, Force: s.options.Force, Deadlines: s.options.Deadlines}
+	return Wish{
+		Name: s.options.Name, Policy: s.options.Policy, Force: s.options.Force, Deadlines: s.options.Deadlines,
+		Progress: func(n, total int) { s.tell(Event{Kind: EventItems, Count: n, Total: total}) },
+	}
 }
 
 func (s *Service) takeFrom(ctx context.Context, c *scm.Conn) error {
@@ -167,7 +182,16 @@ func (s *Service) takeFrom(ctx context.Context, c *scm.Conn) error {
 				t.Abort(err)
 				return err
 			}
+		case initItem:
+			if s.first, err = takeChannel(it); err != nil {
+				t.Abort(err)
+				return err
+			}
 		default:
+			if strings.HasPrefix(it.Name, reserved) {
+				_ = it.Close() // of a later version
+				continue
+			}
 			s.adopted[it.Name] = it
 		}
 	}
@@ -287,7 +311,7 @@ func (s *Service) Ready(ctx context.Context) error {
 		return errors.New("handoff: Ready was called before")
 	}
 	s.ready = true
-	unclaimed := slices.Sorted(maps.Keys(s.adopted))
+	unclaimed := slices.Sorted(maps.Keys(s.adopted)) // closed here; the predecessor finishes with them
 	for _, name := range unclaimed {
 		_ = s.adopted[name].Close()
 		delete(s.adopted, name)
@@ -301,6 +325,7 @@ func (s *Service) Ready(ctx context.Context) error {
 		err := s.takeover.Ready(ctx)
 		if err != nil && !errors.Is(err, ErrStateLost) {
 			s.release()
+			_ = s.first.Close()
 			return err
 		}
 		lost = err
@@ -308,9 +333,10 @@ func (s *Service) Ready(ctx context.Context) error {
 	s.open()
 	if s.takeover != nil {
 		s.awaitAccept(ctx)
-		s.takeover.Serving()
+		s.takeover.Serving(unclaimed...)
 		s.background.Go(func() {
 			if s.takeover.Wait(s.ctx) == nil {
+				announce(s.first)
 				s.tell(Event{Kind: EventSettled, PID: s.takeover.PID()})
 			}
 		})
@@ -335,13 +361,22 @@ func (s *Service) beginArrivals() {
 	s.arrivals.begin(all)
 }
 
-// State returns what the predecessor's Options.State returned, when Ready has; nil without a
+// State returns what the predecessor's Options.Final returned, when Ready has; nil without a
 // predecessor.
 func (s *Service) State() []byte {
 	if s.takeover == nil {
 		return nil
 	}
 	return s.takeover.State()
+}
+
+// Late gives the caller the items that the predecessor's Options.Final returned, when Ready has. The
+// caller closes them.
+func (s *Service) Late() []Item {
+	if s.takeover == nil {
+		return nil
+	}
+	return s.takeover.Late()
 }
 
 // Generation counts the processes of the service: 1 is one that began afresh.
@@ -410,6 +445,10 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 	err = Offer(ctx, c, Offering{
 		Name: s.options.Name, Generation: s.generation, Items: items,
 		Policy: s.options.Policy, Deadlines: s.options.Deadlines,
+		Unclaimed: s.leaveWith,
+		Progress: func(n, total int) {
+			s.tell(Event{Kind: EventItems, Count: n, Total: total})
+		},
 		Pause: func(ctx context.Context) (Final, error) {
 			paused = time.Now()
 			s.arrivals.end(ctx)
@@ -425,11 +464,10 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 				}
 			}
 			s.tell(Event{Kind: EventPaused, Took: time.Since(paused)})
-			if s.options.State == nil {
+			if s.options.Final == nil {
 				return Final{}, nil
 			}
-			state, err := s.options.State()
-			return Final{State: state}, err
+			return s.options.Final(ctx)
 		},
 		Resume: func() {
 			for _, k := range s.all() {
@@ -446,6 +484,9 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 		s.release()
 		s.tell(Event{Kind: EventHanded, Took: time.Since(paused)})
 		m.handed()
+		if s.initial != nil {
+			s.initial.follow()
+		}
 		s.mu.Lock()
 		s.mover = m
 		s.mu.Unlock()
@@ -486,6 +527,12 @@ func (s *Service) items() (m *mover, items []Item, err error) {
 			return nil, nil, err
 		}
 		items = append(items, m.item(open))
+	}
+	switch {
+	case s.initial != nil:
+		items = append(items, Item{Name: initItem, Kind: Connection, Conn: s.initial.theirs})
+	case s.first != nil:
+		items = append(items, Item{Name: initItem, Kind: Connection, Conn: s.first})
 	}
 	for _, name := range slices.Sorted(maps.Keys(s.kept)) {
 		items = append(items, s.kept[name])
@@ -564,6 +611,10 @@ func (s *Service) watchSignals() {
 }
 
 func (s *Service) react(got os.Signal) {
+	if s.initial != nil && s.Reason() == HandedOver {
+		s.initial.forward(got)
+		return
+	}
 	for _, up := range s.options.UpgradeSignals {
 		if got == up {
 			s.background.Go(func() { _ = s.Upgrade(s.ctx) }) // what happens is told as events
@@ -578,11 +629,35 @@ func (s *Service) react(got os.Signal) {
 	}
 }
 
-// release closes this process's copies of everything.
+// leaveWith remembers the sockets that the successor does not want: this process finishes with them.
+func (s *Service) leaveWith(names []string) {
+	for _, name := range names {
+		s.mu.Lock()
+		k := s.sockets[name]
+		if k != nil {
+			s.left[name] = true
+		}
+		s.mu.Unlock()
+		if k != nil {
+			s.tell(Event{Kind: EventUnclaimed, Name: name})
+		}
+	}
+}
+
+// isLeft reports whether this process is the last owner of a socket, although it has a successor.
+func (s *Service) isLeft(k *socket) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.left[k.name]
+}
+
+// release closes this process's copies of everything that is not its own alone.
 func (s *Service) release() {
 	s.arrivals.end(s.ctx)
 	for _, k := range s.all() {
-		k.release()
+		if !s.isLeft(k) {
+			k.release()
+		}
 	}
 	if s.control != nil {
 		s.control.close(false)

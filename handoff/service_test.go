@@ -9,11 +9,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -23,6 +25,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fdkit/fdkit/credentials"
 	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/internal/testutil"
 	"github.com/fdkit/fdkit/scm"
@@ -45,14 +48,21 @@ var aService = testutil.NewHelper("service", func([]string) error {
 		_ = say.Encode(l)
 	}
 	ctx := context.Background()
+	var logger *slog.Logger
+	if c.Log {
+		logger = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	}
 	var svc *Service
 	svc, err := Start(ctx, Options{
-		Name: "test", Socket: c.Socket, Force: c.Force,
+		Logger: logger,
+		Name:   "test", Socket: c.Socket, Force: c.Force,
 		UpgradeSignals: []os.Signal{syscall.SIGHUP},
-		State:          func() ([]byte, error) { return fmt.Appendf(nil, "state of %d", os.Getpid()), nil },
-		Deadlines:      c.Deadlines,
+		Final: func(context.Context) (Final, error) {
+			return Final{State: fmt.Appendf(nil, "state of %d", os.Getpid())}, nil
+		},
+		Deadlines: c.Deadlines,
 		Events: func(e Event) {
-			l := line{Event: string(e.Kind)}
+			l := line{Event: string(e.Kind), Name: e.Name}
 			if e.Err != nil {
 				l.Error = e.Err.Error()
 			}
@@ -66,11 +76,20 @@ var aService = testutil.NewHelper("service", func([]string) error {
 	if err != nil {
 		return err
 	}
+	if c.Extra != "" {
+		if err := serveExtra(svc, c.Extra); err != nil {
+			return err
+		}
+	}
 	local, err := svc.Listen("unix", c.Unix)
 	if err != nil {
 		return err
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/slow" {
+			<-svc.Stopping()
+			time.Sleep(c.Slow) // a request that takes its time, whoever follows
+		}
 		fmt.Fprintf(w, "%d %d %s", svc.Generation(), os.Getpid(), r.URL.Path)
 	})}
 	go svc.Serve(srv, ln)
@@ -90,12 +109,49 @@ var aService = testutil.NewHelper("service", func([]string) error {
 	return err
 })
 
+// serveExtra serves sockets on which every client is told the pid.
+func serveExtra(svc *Service, addrs string) error {
+	path, addr, _ := strings.Cut(addrs, ",")
+	ln, err := svc.Listen("unix", path)
+	if err != nil {
+		return err
+	}
+	packets, err := svc.ListenPacket("udp", addr)
+	if err != nil {
+		return err
+	}
+	go func() {
+		for {
+			c, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			fmt.Fprint(c, os.Getpid())
+			c.Close()
+		}
+	}()
+	go func() {
+		p := make([]byte, 100)
+		for {
+			_, from, err := packets.ReadFrom(p)
+			if err != nil {
+				return
+			}
+			_, _ = packets.WriteTo(fmt.Append(nil, os.Getpid()), from)
+		}
+	}()
+	return nil
+}
+
 type serviceConfig struct {
 	Socket, Unix    string
 	TCP             string
 	Deadlines       Deadlines
 	Force           bool
 	FailBeforeReady bool
+	Log             bool          // to standard error
+	Extra           string        // a Unix path and a UDP address with a comma between: sockets that only some generations want
+	Slow            time.Duration // how long /slow goes on when the generation stops
 
 	// A fault: at Step of Role, before the task Before ("" is on reaching the step), Do: kill, stop or fill.
 	Role, Before, Do string
@@ -136,8 +192,8 @@ func (c serviceConfig) injectFault() {
 
 // line is what a service says on standard output.
 type line struct {
-	Event, Error, Addr, State string
-	PID                       int
+	Event, Error, Addr, State, Name string
+	PID                             int
 }
 
 // running is a generation of the test's service.
@@ -425,6 +481,236 @@ func TestServiceReplacesStalePath(t *testing.T) {
 	for _, path := range []string{c.Unix, c.Unix + ".new"} {
 		if _, err := os.Lstat(path); err == nil {
 			t.Errorf("%s is left", path)
+		}
+	}
+}
+
+// What the successor does not want, the predecessor serves out, and closes.
+func TestServiceUnclaimed(t *testing.T) {
+	c := config(t)
+	c.Deadlines.Probation = time.Second // clients come meanwhile
+	with := c
+	path, addr := filepath.Join(t.TempDir(), "extra"), freePort(t)
+	with.Extra = path + "," + addr
+	first := launch(t, with)
+	ready := first.await("ready")
+	second := launch(t, c)
+	next := second.await("ready")
+	// The predecessor is paused, and stays so for all of its probation.
+
+	clients := make([]net.Conn, 20)
+	for i := range clients {
+		network, address := "unix", path
+		if i%2 == 1 {
+			network, address = "udp", addr
+		}
+		conn, err := net.Dial(network, address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+		if network == "udp" {
+			if _, err := conn.Write([]byte("x")); err != nil {
+				t.Fatal(err)
+			}
+		}
+		clients[i] = conn
+	}
+	var told []string
+	for range 2 {
+		l := first.await(string(EventUnclaimed))
+		told = append(told, l.Name)
+	}
+	if want := []string{"udp://" + addr, "unix://" + path}; !slices.Equal(slices.Sorted(slices.Values(told)), want) {
+		t.Errorf("told of %q, want %q", told, want)
+	}
+	for i, conn := range clients {
+		p := make([]byte, 100)
+		n, err := conn.Read(p)
+		if err != nil || string(p[:n]) != fmt.Sprint(ready.PID) {
+			t.Errorf("client %d: %q, %v", i, p[:n], err)
+		}
+	}
+	if end := first.await("end"); end.Error != "<nil>" {
+		t.Errorf("the drain: %s", end.Error)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("its path is left")
+	}
+	mustServe(t, c, ready.Addr, next.PID)
+}
+
+// Clients of a Unix listener see who serves now, and never that nobody does.
+func TestServiceUnixOwner(t *testing.T) {
+	c := config(t)
+	first := launch(t, c)
+	ready := first.await("ready")
+	load := &clients{stop: make(chan struct{})}
+	for range 4 {
+		load.run("unix", c.Unix, false)
+	}
+	t.Cleanup(load.end)
+	before, err := os.Lstat(c.Unix)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 5 {
+		next := launch(t, c)
+		l := next.await("ready")
+		conn, err := net.Dial("unix", c.Unix)
+		if err != nil {
+			t.Fatal(err)
+		}
+		peer, err := credentials.Peer(conn.(*net.UnixConn))
+		if err != nil || peer.PID != l.PID {
+			t.Errorf("%+v, %v: want pid %d, after %d", peer, err, l.PID, ready.PID)
+		}
+		conn.Close()
+		first.await("end")
+		first = next
+	}
+	after, err := os.Lstat(c.Unix)
+	if err != nil || !os.SameFile(before, after) {
+		t.Errorf("another socket lies at the path: %v", err)
+	}
+	load.end()
+	if len(load.refused)+len(load.cut) > 0 || load.answers == 0 {
+		t.Errorf("%d answers, refused %q, cut %q", load.answers, load.refused, load.cut)
+	}
+}
+
+// Each generation finishes its long request, however many generations there are by then.
+func TestServiceGenerationsDrain(t *testing.T) {
+	c := config(t)
+	c.Slow = 1500 * time.Millisecond
+	const generations = 5
+	answers := make(chan string, generations)
+	var all []*running
+	var ready line
+	for i := range generations {
+		r := launch(t, c)
+		l := r.await("ready")
+		if i == 0 {
+			ready = l
+		}
+		all = append(all, r)
+		conn, err := net.Dial("tcp", ready.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		_ = conn.SetDeadline(time.Now().Add(30 * time.Second))
+		k := &talk{t, conn, bufio.NewReader(conn)}
+		k.send(get("/first")) // the connection is accepted by this generation
+		k.answer()
+		k.send(get("/slow"))
+		go func() {
+			resp, err := http.ReadResponse(k.in, nil)
+			if err != nil {
+				answers <- err.Error()
+				return
+			}
+			body, _ := io.ReadAll(resp.Body)
+			resp.Body.Close()
+			answers <- string(body)
+		}()
+		want := fmt.Sprintf("%d %d", i+1, l.PID)
+		if answer, err := ask("tcp", ready.Addr); err != nil || !strings.HasPrefix(answer, want) {
+			t.Errorf("%q, %v: want %q", answer, err, want)
+		}
+	}
+	_ = all[generations-1].Process.Signal(syscall.SIGTERM)
+	for _, r := range all {
+		if end := r.await("end"); end.Error != "<nil>" {
+			t.Errorf("the drain: %s", end.Error)
+		}
+	}
+	var pids []string
+	for range generations {
+		answer := <-answers
+		if f := strings.Fields(answer); len(f) != 3 || f[2] != "/slow" || slices.Contains(pids, f[1]) {
+			t.Errorf("%q", answer)
+		} else {
+			pids = append(pids, f[1])
+		}
+	}
+}
+
+// A predecessor that hangs after it has handed everything over is killed by a successor that may, and left alone by one
+// that may not.
+func TestServiceForce(t *testing.T) {
+	for _, force := range []bool{false, true} {
+		t.Run(fmt.Sprint(force), func(t *testing.T) {
+			c := config(t)
+			c.TCP = freePort(t)
+			c.Deadlines.Commit, c.Deadlines.Answer = 300*time.Millisecond, 300*time.Millisecond
+			hangs := c
+			hangs.Role, hangs.Step, hangs.Do = "predecessor", stepAdopted, "stop"
+			first := launch(t, hangs)
+			ready := first.await("ready")
+			c.Force = force
+			second := launch(t, c)
+			if !force {
+				<-second.ended
+				if got := second.complaints.String(); !strings.Contains(got, ErrPredecessorHung.Error()) {
+					t.Errorf("%s", got)
+				}
+				_ = syscall.Kill(ready.PID, syscall.SIGCONT)
+				mustServe(t, c, ready.Addr, ready.PID)
+				return
+			}
+			next := second.await("ready")
+			mustServe(t, c, ready.Addr, next.PID)
+			if err := <-first.ended; err == nil || !strings.Contains(err.Error(), "killed") {
+				t.Errorf("the predecessor: %v", err)
+			}
+		})
+	}
+}
+
+// What an operator reads: a line for each step, of both sides, and none twice.
+func TestServiceLog(t *testing.T) {
+	c := config(t)
+	c.Log = true
+	first := launch(t, c)
+	ready := first.await("ready")
+	second := launch(t, c)
+	second.await("ready")
+	first.await("end")
+	<-first.ended
+	_ = second.Process.Signal(syscall.SIGTERM)
+	second.await("end")
+	<-second.ended
+	for _, log := range []struct {
+		got  string
+		want []string
+	}{
+		{first.complaints.String(), []string{
+			`"began afresh" service=test generation=1`,
+			"serving service=test generation=1",
+			"offering service=test generation=1",
+			"paused service=test generation=1 took=",
+			`"handed over" service=test generation=1 took=`,
+			"drained service=test generation=1 took=",
+		}},
+		{second.complaints.String(), []string{
+			fmt.Sprintf("adopted service=test generation=2 peer=%d count=", ready.PID),
+			"serving service=test generation=2",
+			fmt.Sprintf("settled service=test generation=2 peer=%d", ready.PID),
+			`"told to stop" service=test generation=2`,
+			"drained service=test generation=2 took=",
+		}},
+	} {
+		lines := strings.Split(strings.TrimSpace(log.got), "\n")
+		if len(lines) != len(log.want) {
+			t.Errorf("%d lines, want %d:\n%s", len(lines), len(log.want), log.got)
+			continue
+		}
+		for i, want := range log.want {
+			if !strings.Contains(lines[i], "level=INFO msg="+want) {
+				t.Errorf("%s\nwant %s", lines[i], want)
+			}
 		}
 	}
 }

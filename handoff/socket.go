@@ -145,6 +145,16 @@ func (k *socket) release() {
 	_ = k.listener.release()
 }
 
+// empty lets the program take what is queued, and then nothing any more.
+func (k *socket) empty(ctx context.Context) {
+	k.resume()
+	if k.packet != nil {
+		_ = k.packet.base().empty(ctx)
+		return
+	}
+	_ = k.listener.empty(ctx)
+}
+
 func (k *socket) waiting() <-chan struct{} {
 	if k.packet != nil {
 		return k.packet.base().waiting()

@@ -24,6 +24,10 @@ type Wish struct {
 	// serves. What it was just doing is lost with it.
 	Force bool
 
+	// Progress is called when a frame of items has arrived, with how many have and of how many. It must
+	// return at once.
+	Progress func(arrived, total int)
+
 	Deadlines Deadlines
 }
 
@@ -40,6 +44,8 @@ type Takeover struct {
 	machine   *successor
 	deadlines Deadlines
 	name      string
+	progress  func(arrived, total int)
+	unclaimed []string
 
 	count    int // announced; -1 before the manifest
 	received int
@@ -73,7 +79,7 @@ func Take(ctx context.Context, c *scm.Conn, w Wish) (*Takeover, error) {
 	m := &successor{force: w.Force}
 	d := newDriver(c, "successor")
 	t := &Takeover{
-		driver: d, machine: m, deadlines: wait, name: w.Name, count: -1,
+		driver: d, machine: m, deadlines: wait, name: w.Name, progress: w.Progress, count: -1,
 		adopted: make(chan struct{}), owned: make(chan struct{}),
 	}
 	d.machine, d.peer, d.side = m, peer, t
@@ -132,9 +138,12 @@ func (t *Takeover) Late() []Item {
 	return late
 }
 
-// Serving says that this process accepts on everything that it has claimed. Until the predecessor
-// hears it, it waits to take the service back.
-func (t *Takeover) Serving() { t.driver.through(stepCommit, nil) }
+// Serving says that this process accepts on everything that it has claimed, and names the items that it has
+// not: the predecessor finishes with those. Until it hears this, it waits to take the service back.
+func (t *Takeover) Serving(unclaimed ...string) {
+	t.unclaimed = unclaimed
+	t.driver.through(stepCommit, nil)
+}
 
 // Release asks the predecessor to give up its right to take back, before the end of its probation,
 // because this process is about to hand on or to stop. It returns nil when the predecessor has, or is
@@ -209,6 +218,8 @@ func (t *Takeover) payload(s signal) []byte {
 		return hello(t.name, 0)
 	case sigAbort:
 		return abort(t.driver.reason)
+	case sigServing:
+		return names(t.unclaimed)
 	}
 	return nil
 }
@@ -311,6 +322,9 @@ func (t *Takeover) receiveItems(f *frame) error {
 	}
 	t.late = append(t.late, late...)
 	f.files = scm.Files{} // they are the items' now
+	if t.progress != nil {
+		t.progress(t.received, max(t.count, t.received))
+	}
 	return t.driver.sendFrame(frameAck, appendUint32(nil, tagCount, uint32(t.received)))
 }
 

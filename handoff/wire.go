@@ -133,6 +133,16 @@ func parsePacket(p []byte) (frame, error) {
 	return frame{kind: frameType(p[0]), payload: p[frameHeader:]}, nil
 }
 
+// names makes the payload of a frame of names. Those that do not fit are left out.
+func names(all []string) (b []byte) {
+	for _, name := range all {
+		if len(b)+len(name)+8 <= maxPayload {
+			b = appendString(b, tagName, name)
+		}
+	}
+	return b
+}
+
 // parseNames reads the names in a frame.
 func parseNames(b []byte) (names []string, err error) {
 	err = records(b, func(t tag, v []byte) error {

@@ -1,0 +1,215 @@
+package handoff
+
+import (
+	"context"
+	"os"
+	ossignal "os/signal"
+	"sync"
+	"syscall"
+
+	"github.com/fdkit/fdkit/credentials"
+	"github.com/fdkit/fdkit/scm"
+	"github.com/fdkit/fdkit/socketpair"
+)
+
+// An initial is what a process does that is pid 1, of a container, and has a successor: its end would be that of all
+// processes there, the successor's too. So it stays, passes signals on to the generation that serves, reaps whoever is left
+// to it, and ends, with that one's status, when all generations have ended.
+//
+// It knows them by a pair of sockets. One end travels along with every handoff, and each generation writes to
+// it when it owns for good; the kernel says with the message who that is. When all copies of that end are closed,
+// nobody is left.
+type initial struct {
+	ours   *scm.Conn
+	theirs *scm.Conn // until there is a successor
+
+	ended chan struct{} // closed when all generations have ended
+
+	mu      sync.Mutex
+	live    *credentials.Process
+	pid     int
+	pending []syscall.Signal      // nobody is known yet
+	status  map[int]int           // exit codes of whoever was reaped
+	waited  map[int]chan struct{} // children that Upgrade waits for; closed when it has
+}
+
+// isInit is a variable for tests.
+var isInit = os.Getpid() == 1
+
+// newInitial returns nil in all processes but pid 1.
+func newInitial() (*initial, error) {
+	if !isInit {
+		return nil, nil
+	}
+	ours, theirs, err := scm.Pair(socketpair.SeqPacket)
+	if err != nil {
+		return nil, err
+	}
+	for _, set := range []func(bool) error{ours.SetPassCred, ours.SetPassPIDFD} {
+		if err := set(true); err != nil {
+			_ = ours.Close()
+			_ = theirs.Close()
+			return nil, err
+		}
+	}
+	return &initial{ours: ours, theirs: theirs, ended: make(chan struct{}), status: map[int]int{}, waited: map[int]chan struct{}{}}, nil
+}
+
+// close ends what has no successor.
+func (in *initial) close() {
+	if in != nil {
+		_ = in.ours.Close()
+		_ = in.theirs.Close()
+	}
+}
+
+// announce tells pid 1 that this process owns the service.
+func announce(c *scm.Conn) {
+	if c != nil {
+		_ = c.Send([]byte{1}) // if it is not there any more, neither are we
+	}
+}
+
+// follow hears who owns the service, until nobody is left.
+func (in *initial) follow() {
+	_ = in.theirs.Close()
+	go func() {
+		defer close(in.ended)
+		defer in.ours.Close()
+		for {
+			m, err := in.ours.Receive(make([]byte, 1), 0)
+			if err != nil {
+				return
+			}
+			in.heard(m.Sender)
+		}
+	}()
+}
+
+// heard makes the sender the one that signals go to, and takes it over.
+func (in *initial) heard(s *credentials.Sender) {
+	if s == nil || s.Process == nil {
+		_ = s.Close()
+		return // not in this pid namespace: it does not need us
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	_ = in.live.Close()
+	in.live, in.pid = s.Process, s.PID
+	for _, sig := range in.pending {
+		_ = in.live.Signal(sig)
+	}
+	in.pending = nil
+}
+
+// forward passes a signal on to the generation that serves.
+func (in *initial) forward(got os.Signal) {
+	sig, ok := got.(syscall.Signal)
+	if !ok {
+		return
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.live == nil {
+		in.pending = append(in.pending, sig)
+		return
+	}
+	_ = in.live.Signal(sig)
+}
+
+// await says that somebody waits for a child. What it gets it passes to the result.
+func (in *initial) await(pid int) func(*os.ProcessState) {
+	if in == nil {
+		return func(*os.ProcessState) {}
+	}
+	waited := make(chan struct{})
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.waited[pid] = waited
+	return func(s *os.ProcessState) {
+		defer close(waited)
+		if s != nil {
+			in.reaped(pid, s.Sys().(syscall.WaitStatus))
+		}
+	}
+}
+
+func (in *initial) reaped(pid int, ws syscall.WaitStatus) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.status[pid] = exitCode(ws)
+}
+
+func exitCode(ws syscall.WaitStatus) int {
+	if ws.Signaled() {
+		return 128 + int(ws.Signal())
+	}
+	return ws.ExitStatus()
+}
+
+// stay returns, when all generations have ended, the exit code of the last that served. It calls leave when the
+// signals are its own.
+func (in *initial) stay(leave func()) (code int) {
+	signals := make(chan os.Signal, 16)
+	ossignal.Notify(signals)
+	defer ossignal.Stop(signals)
+	leave()
+	ended := in.ended
+	for {
+		in.reap()
+		select {
+		case got := <-signals:
+			switch got {
+			case syscall.SIGCHLD, syscall.SIGURG, syscall.SIGPIPE: // ours; the last two are the Go runtime's
+			default:
+				in.forward(got)
+			}
+		case <-ended:
+			in.reap()
+			return in.code()
+		}
+	}
+}
+
+// reap takes the status of all children that have ended, those that were others' too.
+func (in *initial) reap() {
+	for {
+		var ws syscall.WaitStatus
+		pid, err := syscall.Wait4(-1, &ws, syscall.WNOHANG, nil)
+		switch {
+		case err == syscall.EINTR: //nolint:errorlint // a bare errno
+			continue
+		case err != nil || pid <= 0:
+			return
+		}
+		in.reaped(pid, ws)
+	}
+}
+
+// code is the exit code of the generation that served last; 1 if nobody can tell. All generations have closed
+// their files, which a process does before it can be reaped.
+func (in *initial) code() int {
+	in.mu.Lock()
+	live, pid, waited := in.live, in.pid, in.waited[in.pid]
+	in.mu.Unlock()
+	if live == nil {
+		return 1
+	}
+	defer live.Close()
+	_ = live.Wait(context.Background())
+	in.reap()
+	if waited != nil {
+		<-waited
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if code, ok := in.status[pid]; ok {
+		return code
+	}
+	// Somebody else's child; Linux 6.15 can tell.
+	info, err := live.Info()
+	if err != nil || !info.Exited {
+		return 1
+	}
+	return exitCode(info.Status)
+}

@@ -1,0 +1,165 @@
+//go:build linux
+
+package handoff
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/fdkit/fdkit/internal/testutil"
+)
+
+// inContainer starts the test's service as pid 1 of a pid namespace of its own, as unshare(1) does, and returns its pid out
+// here.
+func inContainer(t *testing.T, c serviceConfig) (*running, int) {
+	t.Helper()
+	unshare := testutil.NeedProgram(t, "unshare")
+	options := []string{"-pf", "--mount-proc", "--kill-child"}
+	if os.Getuid() != 0 {
+		options = append([]string{"-Ur"}, options...)
+	}
+	if out, err := exec.Command(unshare, append(options, "true")...).CombinedOutput(); err != nil {
+		t.Skipf("no pid namespace for this user: %v: %s", err, out)
+	}
+	b, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := aService.Command(t)
+	cmd.Args = append(append([]string{unshare}, options...), cmd.Path)
+	cmd.Path = unshare
+	r := launchCommand(t, cmd, "SERVICE="+string(b))
+	r.await(string(EventFresh))
+	children, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.Fields(string(children))[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, pid
+}
+
+// upgradeByInit sends pid 1 the signal, which it passes on when it is not the one that serves. It may be early: the last
+// one's word that it serves is on its way.
+func upgradeByInit(t *testing.T, service *running, pid int) line {
+	t.Helper()
+	for range 20 {
+		_ = syscall.Kill(pid, syscall.SIGHUP)
+		timeout := time.After(time.Second)
+		for waiting := true; waiting; {
+			select {
+			case l := <-service.lines:
+				if l.Event == "ready" {
+					service.await(string(EventSettled))
+					return l
+				}
+			case <-timeout:
+				waiting = false
+			}
+		}
+	}
+	t.Fatal("no generation follows")
+	return line{}
+}
+
+// children returns the children of a process, dead ones too, with the pids that they have in their own namespace.
+func children(t *testing.T, pid int) map[int]int {
+	t.Helper()
+	all := map[int]int{}
+	tasks, err := os.ReadDir(fmt.Sprintf("/proc/%d/task", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, task := range tasks {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/task/%s/children", pid, task.Name()))
+		for _, f := range strings.Fields(string(b)) {
+			child, err := strconv.Atoi(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			status, _ := os.ReadFile(fmt.Sprintf("/proc/%d/status", child))
+			_, after, _ := strings.Cut(string(status), "NSpid:")
+			line, _, _ := strings.Cut(after, "\n")
+			for _, f := range strings.Fields(line) { // the last is the innermost
+				all[child], _ = strconv.Atoi(f)
+			}
+		}
+	}
+	return all
+}
+
+// The end of pid 1 would be the end of its successors. It stays, passes signals on, reaps, and ends as the last one does.
+func TestInit(t *testing.T) {
+	for name, end := range map[string]struct {
+		signal syscall.Signal
+		toLive bool
+		status string
+	}{
+		"stopped": {syscall.SIGTERM, false, "<nil>"},
+		"killed":  {syscall.SIGKILL, true, "exit status 137"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c := config(t)
+			c.TCP = freePort(t)
+			service, first := inContainer(t, c)
+			ready := service.await("ready")
+			if ready.PID != 1 {
+				t.Fatalf("pid %d", ready.PID)
+			}
+			live := first
+			for generation := 2; generation <= 4; generation++ {
+				next := upgradeByInit(t, service, first)
+				testutil.Eventually(t, "the generation before has been reaped, and its child is pid 1's", func() bool {
+					all := children(t, first)
+					for live = range all {
+					}
+					return len(all) == 1 && all[live] == next.PID
+				})
+				answer, err := ask("tcp", ready.Addr)
+				if want := fmt.Sprintf("%d %d /x", generation, next.PID); err != nil || answer != want {
+					t.Errorf("%q, %v; want %q", answer, err, want)
+				}
+			}
+			if n := sockets(t, first); n != 1 {
+				t.Errorf("pid 1 has %d sockets still, of which it needs 1", n)
+			}
+			if end.toLive {
+				_ = syscall.Kill(live, end.signal)
+			} else {
+				_ = syscall.Kill(first, end.signal)
+			}
+			if err := <-service.ended; fmt.Sprint(err) != end.status {
+				t.Errorf("it ends with %v, want %s: %s", err, end.status, service.complaints)
+			}
+			if _, err := http.Get("http://" + ready.Addr); err == nil {
+				t.Error("somebody serves still")
+			}
+		})
+	}
+}
+
+// sockets returns how many a process has open.
+func sockets(t *testing.T, pid int) (n int) {
+	t.Helper()
+	dir := fmt.Sprintf("/proc/%d/fd", pid)
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if what, _ := os.Readlink(dir + "/" + e.Name()); strings.HasPrefix(what, "socket:") {
+			n++
+		}
+	}
+	return n
+}
