@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -41,9 +42,10 @@ type Service struct {
 	kept     map[string]Item  // of Keep
 	adopted  map[string]*Item // by name, not yet claimed
 	ready    bool
-	handing  sync.Mutex // one handoff at a time
-	giveUp   func()     // ends the one that is under way, if it was not committed
-	mover    *mover     // when a successor serves that takes connections
+	taking   atomic.Bool // a successor is here
+	handing  sync.Mutex  // while it takes over
+	giveUp   func()      // ends the one that is under way, if it was not committed
+	mover    *mover      // when a successor serves that takes connections
 	stopping chan struct{}
 	reason   Reason
 
@@ -418,9 +420,11 @@ func (s *Service) all() []*socket {
 
 // handOver offers the service to the process at the other end of c, and takes c over.
 func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
-	if !s.handing.TryLock() {
+	if !s.taking.CompareAndSwap(false, true) {
 		return s.refuse(ctx, c, errors.New("another successor is taking over"))
 	}
+	defer s.taking.Store(false)
+	s.handing.Lock() // Forget and Stop have it for a moment, and keep nobody out
 	defer s.handing.Unlock()
 	if why := s.Reason(); why != "" {
 		return s.refuse(ctx, c, errors.New("the service was "+string(why)))

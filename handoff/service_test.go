@@ -416,6 +416,41 @@ func TestServiceTwoSuccessors(t *testing.T) {
 }
 
 // A program that is told to stop while a successor rehearses does not wait for that.
+// A program that keeps and forgets all the while must not turn a successor away.
+func TestServiceForgetKeepsNobodyOut(t *testing.T) {
+	svc, err := Start(t.Context(), Options{Name: "test", Program: "/bin/false"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := svc.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	svc.mu.Lock() // so that Forget stays where it is
+	var forgotten sync.WaitGroup
+	forgotten.Go(func() { svc.Forget("nothing") })
+	testutil.Eventually(t, "Forget is under way", func() bool {
+		free := svc.handing.TryLock()
+		if free {
+			svc.handing.Unlock()
+		}
+		return !free
+	})
+	upgraded := make(chan error, 1)
+	go func() { upgraded <- svc.Upgrade(t.Context()) }()
+	testutil.Eventually(t, "the successor is here", svc.taking.Load)
+	svc.mu.Unlock()
+	forgotten.Wait()
+	if err := <-upgraded; !errors.Is(err, ErrKept) || strings.Contains(err.Error(), "another successor") {
+		t.Errorf("upgrade: %v", err)
+	}
+	if err := svc.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := svc.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 func TestServiceStopDuringRehearsal(t *testing.T) {
 	c := config(t)
 	first := launch(t, c)
