@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log"
 	"net"
+	"syscall"
 
 	"github.com/fdkit/fdkit/handoff"
 	"github.com/fdkit/fdkit/scm"
@@ -123,6 +124,7 @@ func ExampleTakeover_Release() {
 			{Name: "dns", Kind: handoff.PacketConn, Conn: packet.(*net.UDPConn)},
 			{Name: "client", Kind: handoff.Connection, Conn: conn.(*net.TCPConn)},
 			{Name: "again", Kind: handoff.File, Conn: conn.(*net.TCPConn)},
+			{Name: "number", Kind: handoff.File, Conn: conn.(*net.TCPConn)},
 		}})
 	}()
 	to, err := handoff.Take(ctx, s, handoff.Wish{Name: "dns"})
@@ -141,6 +143,7 @@ func ExampleTakeover_Release() {
 	}
 	defer client.Close()
 	defer to.Items[2].TakeFile().Close()
+	defer syscall.Close(to.Items[3].TakeFD())
 	if err := to.Ready(ctx); err != nil {
 		log.Fatal(err)
 	}

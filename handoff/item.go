@@ -140,6 +140,10 @@ func (it *Item) TakePacketConn() (net.PacketConn, error) { return it.files.TakeP
 // TakeFile gives the item to the caller as a file, nil if it was taken.
 func (it *Item) TakeFile() *os.File { return it.files.Take(it.index) }
 
+// TakeFD gives the item to the caller as a number, -1 if it was taken: who keeps thousands of
+// files for others pays for no *os.File.
+func (it *Item) TakeFD() int { return it.files.TakeFD(it.index) }
+
 // Close closes the item's descriptor if nobody took it. Of an item that is offered it does nothing.
 func (it *Item) Close() error {
 	if f := it.TakeFile(); f != nil {
