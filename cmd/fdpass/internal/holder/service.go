@@ -57,7 +57,9 @@ func Hold(ctx context.Context, o Options) error {
 		Name: "fdpass hold", Socket: o.Path + ".handoff", Logger: o.Log,
 		// Clients wait meanwhile, and nothing is lost.
 		Deadlines: handoff.Deadlines{MaxPause: 5 * time.Second, Probation: 250 * time.Millisecond},
-		State:     func() ([]byte, error) { return appendIDs(nil, store.ids()), nil },
+		Final: func(context.Context) (handoff.Final, error) {
+			return handoff.Final{State: appendIDs(nil, store.ids())}, nil
+		},
 		Events: func(e handoff.Event) {
 			if e.Kind != handoff.EventOffering {
 				return
