@@ -3,8 +3,11 @@
 package handoff
 
 import (
+	"bufio"
 	"fmt"
+	"math/rand/v2"
 	"net"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -74,4 +77,81 @@ func BenchmarkTakeListener(b *testing.B) {
 		p.Close()
 		s.Close()
 	}
+}
+
+// BenchmarkMoveLive replaces a server that has 8 000 kept-alive connections, each of which asks about once a second, and
+// reports the longest request and the 99.9th percentile, in ms, around the upgrade and in as much time before it.
+func BenchmarkMoveLive(b *testing.B) {
+	const connections = 8000
+	c := config(b)
+	first := launch(b, c)
+	ready := first.await("ready")
+	var mu sync.Mutex
+	var took []time.Duration
+	var ended, failed int
+	stop := make(chan struct{})
+	var clients sync.WaitGroup
+	for range connections {
+		conn, err := net.Dial("tcp", ready.Addr)
+		if err != nil {
+			b.Fatal(err)
+		}
+		clients.Go(func() {
+			defer conn.Close()
+			in := bufio.NewReader(conn)
+			for {
+				select {
+				case <-stop:
+					return
+				case <-time.After(500*time.Millisecond + rand.N(time.Second)):
+				}
+				begin := time.Now()
+				closing, err := exchange(conn, in)
+				mu.Lock()
+				took = append(took, time.Since(begin))
+				if closing {
+					ended++
+				}
+				if err != nil {
+					failed++
+				}
+				mu.Unlock()
+				if closing || err != nil {
+					return
+				}
+			}
+		})
+	}
+	look := func(d time.Duration) (worst, late time.Duration) {
+		mu.Lock()
+		took = took[:0]
+		mu.Unlock()
+		time.Sleep(d) // that is what is measured
+		mu.Lock()
+		defer mu.Unlock()
+		slices.Sort(took)
+		return took[len(took)-1], took[len(took)*999/1000]
+	}
+	const window = 3 * time.Second
+	look(window) // all have asked once
+	var steadyWorst, steadyLate, worst, late time.Duration
+	for b.Loop() {
+		w, l := look(window)
+		steadyWorst, steadyLate = max(steadyWorst, w), max(steadyLate, l)
+		next := launch(b, c)
+		w, l = look(window)
+		worst, late = max(worst, w), max(late, l)
+		next.await("ready")
+		first.await("end")
+		first = next
+	}
+	close(stop)
+	clients.Wait()
+	ms := func(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+	b.ReportMetric(ms(worst), "ms-worst")
+	b.ReportMetric(ms(steadyWorst), "ms-worst-steady")
+	b.ReportMetric(ms(late), "ms-p99.9")
+	b.ReportMetric(ms(steadyLate), "ms-p99.9-steady")
+	b.ReportMetric(float64(ended), "ended")
+	b.ReportMetric(float64(failed), "failed")
 }
