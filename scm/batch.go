@@ -63,7 +63,7 @@ func (c *Conn) sendSome(packets []Packet) (int, error) {
 		tx.batch.set(count, p.Data, len(cmsg.AppendRights(tx.batch.rights(count), p.FDs)))
 	}
 	tx.packets = packets[:count]
-	err := c.write(tx.batchStep)
+	err := c.write(tx)
 	tx.packets = nil
 	tx.batch.clear(count)
 	if err != nil {
@@ -105,7 +105,8 @@ func (c *Conn) ReceiveBatch(packets []Packet) (n int, err error) {
 		rx.batch.set(i, packets[i].Data, cmsg.BufferSize)
 	}
 	rx.count = count
-	err = c.read(rx.batchStep)
+	err = c.read(rx)
+	rx.count = 0
 	rx.batch.clear(count)
 	if err = c.received(err); err != nil {
 		return 0, err
@@ -155,7 +156,9 @@ func (rx *receiver) attemptBatch(fd uintptr) bool {
 	rx.full = ""
 	for i := range rx.n {
 		_, _, flags := rx.batch.result(i)
-		rx.noteFull(int(fd), flags)
+		if flags&unix.MSG_CTRUNC != 0 {
+			rx.noteFull(int(fd))
+		}
 	}
 	return rx.errno != unix.EAGAIN || rx.lost.Load()
 }

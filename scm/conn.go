@@ -208,43 +208,53 @@ func (c *Conn) Close() error {
 	return c.socket.Close()
 }
 
-// read calls step until it returns true, first right away and then whenever the socket is readable.
-func (c *Conn) read(step func(fd uintptr) bool) error {
-	raw, done, err := c.first(step)
-	if done || err != nil {
-		return err
+// read makes the attempts of rx until one is final, first right away and then whenever the socket is
+// readable. A Conn that is not in the poller joins it when it has to wait.
+func (c *Conn) read(rx *receiver) error {
+	raw := c.raw
+	if c.handle != nil {
+		var ok bool
+		if raw, ok = c.handle.Joined(); !ok {
+			fd, ok := c.handle.Use()
+			if !ok {
+				return net.ErrClosed
+			}
+			done := rx.attempt(uintptr(fd))
+			c.handle.Done()
+			if done {
+				return nil
+			}
+			var err error
+			if raw, err = c.handle.Join(); err != nil {
+				return err
+			}
+		}
 	}
-	return c.waitError(raw.Read(step))
+	return c.waitError(raw.Read(rx.step))
 }
 
 // write is read for the other direction.
-func (c *Conn) write(step func(fd uintptr) bool) error {
-	raw, done, err := c.first(step)
-	if done || err != nil {
-		return err
+func (c *Conn) write(tx *sender) error {
+	raw := c.raw
+	if c.handle != nil {
+		var ok bool
+		if raw, ok = c.handle.Joined(); !ok {
+			fd, ok := c.handle.Use()
+			if !ok {
+				return net.ErrClosed
+			}
+			done := tx.attempt(uintptr(fd))
+			c.handle.Done()
+			if done {
+				return nil
+			}
+			var err error
+			if raw, err = c.handle.Join(); err != nil {
+				return err
+			}
+		}
 	}
-	return c.waitError(raw.Write(step))
-}
-
-// first tries step outside the poller, if the Conn is not in it, and else returns where to wait.
-func (c *Conn) first(step func(fd uintptr) bool) (raw syscall.RawConn, done bool, err error) {
-	if c.handle == nil {
-		return c.raw, false, nil
-	}
-	if raw, ok := c.handle.Joined(); ok {
-		return raw, false, nil
-	}
-	fd, ok := c.handle.Use()
-	if !ok {
-		return nil, false, net.ErrClosed
-	}
-	done = step(uintptr(fd))
-	c.handle.Done()
-	if done {
-		return nil, true, nil
-	}
-	raw, err = c.handle.Join()
-	return raw, false, err
+	return c.waitError(raw.Write(tx.step))
 }
 
 // waitError turns what a RawConn says into the two errors that there are.

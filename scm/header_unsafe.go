@@ -23,36 +23,31 @@ type header struct {
 	iov unix.Iovec
 }
 
+// set makes p and control the next message. An empty p is a part without bytes.
 func (h *header) set(p, control []byte) {
-	h.msg = unix.Msghdr{}
-	h.iov = unix.Iovec{}
-	if len(p) > 0 {
-		h.iov.Base = &p[0]
-		h.iov.SetLen(len(p))
-		h.msg.Iov = &h.iov
-		h.msg.SetIovlen(1)
-	}
-	if len(control) > 0 {
-		h.msg.Control = &control[0]
-		h.msg.SetControllen(len(control))
-	}
+	h.iov.Base = unsafe.SliceData(p)
+	h.iov.SetLen(len(p))
+	h.msg.Iov = &h.iov
+	h.msg.SetIovlen(1)
+	h.msg.Control = unsafe.SliceData(control)
+	h.msg.SetControllen(len(control))
+	h.msg.Flags = 0
 }
 
 // clear lets go of the caller's buffer.
 func (h *header) clear() {
 	h.iov.Base = nil
-	h.msg.Control = nil
 }
 
 // send is sendmsg(2). MSG_NOSIGNAL: a stream whose other end is gone raises SIGPIPE otherwise.
 func (h *header) send(fd, nfds int) (int, syscall.Errno) {
-	return h.call(unix.SYS_SENDMSG, fd, unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nfds)
+	return messageCall(unix.SYS_SENDMSG, fd, unsafe.Pointer(&h.msg), unix.MSG_DONTWAIT|unix.MSG_NOSIGNAL, nfds)
 }
 
 // receive is recvmsg(2). It returns the length of the message, which is more than the buffer for a
 // packet that does not fit, and how much control data came.
 func (h *header) receive(fd, nfds int, style socketpair.Style) (n, ncontrol, flags int, errno syscall.Errno) {
-	n, errno = h.call(unix.SYS_RECVMSG, fd, receiveFlags(style), nfds)
+	n, errno = messageCall(unix.SYS_RECVMSG, fd, unsafe.Pointer(&h.msg), receiveFlags(style), nfds)
 	return n, int(h.msg.Controllen), int(h.msg.Flags), errno
 }
 
@@ -64,30 +59,25 @@ func receiveFlags(style socketpair.Style) int {
 	return flags
 }
 
-func (h *header) call(trap uintptr, fd, flags, nfds int) (int, syscall.Errno) {
+// messageCall does not go through x/sys, whose way is longer: after a system call each branch is a surprise
+// to the processor.
+func messageCall(trap uintptr, fd int, msg unsafe.Pointer, flags, nfds int) (int, syscall.Errno) {
 	for {
-		n, errno := messageCall(trap, fd, unsafe.Pointer(&h.msg), 0, flags, nfds)
-		if errno != unix.EINTR {
-			return n, errno
+		var n uintptr
+		var errno syscall.Errno
+		if nfds <= brief {
+			n, _, errno = syscall.RawSyscall6(trap, uintptr(fd), uintptr(msg), uintptr(flags), 0, 0, 0)
+		} else {
+			n, _, errno = syscall.Syscall(trap, uintptr(fd), uintptr(msg), uintptr(flags))
+		}
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
-}
-
-func messageCall(trap uintptr, fd int, msg unsafe.Pointer, count, flags, nfds int) (int, syscall.Errno) {
-	var n uintptr
-	var errno syscall.Errno
-	switch {
-	case count > 0:
-		n, _, errno = syscall.Syscall6(trap, uintptr(fd), uintptr(msg), uintptr(count), uintptr(flags), 0, 0)
-	case nfds <= brief:
-		n, _, errno = syscall.RawSyscall(trap, uintptr(fd), uintptr(msg), uintptr(flags))
-	default:
-		n, _, errno = syscall.Syscall(trap, uintptr(fd), uintptr(msg), uintptr(flags))
-	}
-	if errno != 0 {
-		return 0, errno
-	}
-	return int(n), 0
 }
 
 // maxBatch is the number of messages that one system call of a batch moves. More gains nothing.
@@ -136,11 +126,15 @@ func (b *batch) receive(fd, n int, style socketpair.Style) (int, syscall.Errno) 
 	return b.call(unix.SYS_RECVMMSG, fd, n, receiveFlags(style))
 }
 
-func (b *batch) call(trap uintptr, fd, n, flags int) (int, syscall.Errno) {
+func (b *batch) call(trap uintptr, fd, count, flags int) (int, syscall.Errno) {
 	for {
-		n, errno := messageCall(trap, fd, unsafe.Pointer(&b.msgs[0]), n, flags, 0)
-		if errno != unix.EINTR {
-			return n, errno
+		n, _, errno := syscall.Syscall6(trap, uintptr(fd), uintptr(unsafe.Pointer(&b.msgs[0])), uintptr(count), uintptr(flags), 0, 0)
+		switch errno {
+		case 0:
+			return int(n), 0
+		case unix.EINTR:
+		default:
+			return 0, errno
 		}
 	}
 }

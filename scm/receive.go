@@ -31,9 +31,19 @@ import (
 // before those that brought the descriptors, and it ends with the latter at the latest. Of a
 // message that is longer than p all descriptors come with its first byte. p must not be empty.
 func (c *Conn) Receive(p []byte, maxFiles int) (Message, error) {
-	c.receiver()
+	rx := c.receiver()
 	defer c.receiving.Unlock()
-	n, got, err := c.receive(p, nil, maxFiles)
+	if err := c.receive(p, maxFiles); err != nil {
+		return Message{}, err
+	}
+	var fds []int
+	if room := rx.rightsRoom(); room > 0 {
+		fds = make([]int, 0, room)
+	}
+	if fds, ok := rx.whole(len(p), fds, maxFiles); ok {
+		return Message{Data: p[:rx.n], Files: Files{fds: fds}}, nil
+	}
+	n, got, err := c.judgeOne(len(p), fds, maxFiles)
 	if err != nil {
 		return Message{}, err
 	}
@@ -44,9 +54,15 @@ func (c *Conn) Receive(p []byte, maxFiles int) (Message, error) {
 // how many; from then on they are the caller's to close. With an error there are none. It allocates
 // nothing after the first call. Credentials that come with the message are not reported.
 func (c *Conn) ReceiveFDs(p []byte, fds []int) (n, nfds int, err error) {
-	c.receiver()
+	rx := c.receiver()
 	defer c.receiving.Unlock()
-	n, got, err := c.receive(p, fds[:0:len(fds)], len(fds))
+	if err := c.receive(p, len(fds)); err != nil {
+		return 0, 0, err
+	}
+	if got, ok := rx.whole(len(p), fds[:0:len(fds)], len(fds)); ok {
+		return rx.n, len(got), nil
+	}
+	n, got, err := c.judgeOne(len(p), fds[:0:len(fds)], len(fds))
 	if err != nil {
 		return 0, 0, err
 	}
@@ -84,9 +100,8 @@ type receiver struct {
 	step     func(fd uintptr) bool // attempt
 
 	// Of ReceiveBatch; n is the number of messages.
-	batch     *batch
-	count     int
-	batchStep func(fd uintptr) bool // attemptBatch
+	batch *batch
+	count int // 0: the message is that of header
 }
 
 // receiver begins a receive: it waits for the one that is under way.
@@ -95,20 +110,24 @@ func (c *Conn) receiver() *receiver {
 	if c.rx == nil {
 		rx := &receiver{style: c.style, lost: &c.lost}
 		rx.step = rx.attempt
-		rx.batchStep = rx.attemptBatch
 		c.rx = rx
 	}
 	return c.rx
 }
 
-// attempt is one recvmsg(2); false means wait and call again.
+// attempt is one recvmsg(2) or recvmmsg(2); false means wait and call again.
 func (rx *receiver) attempt(fd uintptr) bool {
+	if rx.count > 0 {
+		return rx.attemptBatch(fd)
+	}
 	rx.n, rx.ncontrol, rx.flags, rx.errno = rx.header.receive(int(fd), rx.nfds, rx.style)
 	if rx.style == socketpair.SeqPacket && rx.resetFirst() {
 		rx.n, rx.ncontrol, rx.flags, rx.errno = rx.header.receive(int(fd), rx.nfds, rx.style)
 	}
 	rx.full = ""
-	rx.noteFull(int(fd), rx.flags)
+	if rx.flags&unix.MSG_CTRUNC != 0 {
+		rx.noteFull(int(fd))
+	}
 	return rx.errno != unix.EAGAIN || rx.lost.Load()
 }
 
@@ -121,22 +140,39 @@ func (rx *receiver) resetFirst() bool {
 	return true
 }
 
-// receive reads one message and appends its descriptors to fds. After an error all of them are
-// closed.
-func (c *Conn) receive(p []byte, fds []int, maxFiles int) (int, cmsg.Received, error) {
+// receive reads one message into p and the state of the receiver. Nobody has judged it yet.
+func (c *Conn) receive(p []byte, maxFiles int) error {
 	rx := c.rx
 	if len(p) == 0 && c.style == socketpair.Stream {
-		return 0, cmsg.Received{}, &opError{op: "receive", kind: ErrTruncated, detail: "the buffer is empty", cause: os.ErrInvalid}
+		return &opError{op: "receive", kind: ErrTruncated, detail: "the buffer is empty", cause: os.ErrInvalid}
 	}
-	maxFiles = max(maxFiles, 0)
 	rx.nfds = maxFiles
 	rx.header.set(p, rx.control[:])
-	err := c.read(rx.step)
+	err := c.read(rx)
 	rx.header.clear()
-	if err = c.received(err); err != nil {
-		return 0, cmsg.Received{}, err
+	if err == nil && rx.errno == 0 {
+		return nil
 	}
-	n, got, err := c.judge(rx.n, len(p), rx.control[:rx.ncontrol], rx.flags, fds, maxFiles, true)
+	return c.received(err)
+}
+
+// rightsRoom returns how many descriptors the control data has room for.
+func (rx *receiver) rightsRoom() int { return max(rx.ncontrol-unix.CmsgLen(0), 0) / 4 }
+
+// whole is the short way for what nearly all messages are: data that fits, and at most one SCM_RIGHTS with
+// at most maxFiles descriptors that are above 2. It appends them to fds, which must have room. Whatever else
+// came is for judge, to which nothing has happened.
+func (rx *receiver) whole(size int, fds []int, maxFiles int) ([]int, bool) {
+	if rx.n <= 0 || rx.n > size || rx.flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) != 0 {
+		return nil, false
+	}
+	return cmsg.Rights(rx.control[:rx.ncontrol], fds, min(maxFiles, cap(fds)))
+}
+
+// judgeOne is judge for the message of receive.
+func (c *Conn) judgeOne(size int, fds []int, maxFiles int) (int, cmsg.Received, error) {
+	rx := c.rx
+	n, got, err := c.judge(rx.n, size, rx.control[:rx.ncontrol], rx.flags, fds, max(maxFiles, 0), true)
 	if err == io.EOF {
 		err = c.endError()
 	}
@@ -166,12 +202,6 @@ func (c *Conn) endError() error {
 // judge says whether a message came whole: of n bytes into a buffer of size, with control data and
 // flags. If it did not, its descriptors are closed. mayEnd is false for one with others behind it.
 func (c *Conn) judge(n, size int, control []byte, flags int, fds []int, maxFiles int, mayEnd bool) (int, cmsg.Received, error) {
-	if len(control) == 0 && n > 0 && n <= size && flags&(unix.MSG_TRUNC|unix.MSG_CTRUNC) == 0 {
-		return n, cmsg.Received{FDs: fds, PIDFD: -1}, nil
-	}
-	if fds == nil && len(control) > unix.CmsgLen(0) {
-		fds = make([]int, 0, (len(control)-unix.CmsgLen(0))/4)
-	}
 	got := cmsg.Parse(control, fds)
 	var err error
 	switch {
@@ -213,10 +243,10 @@ func (c *Conn) filesLost(got *cmsg.Received) error {
 	return e
 }
 
-// noteFull remembers how this process stands to its limit, if flags say that descriptors were lost. It
-// must come right after the system call: what is closed later makes room.
-func (rx *receiver) noteFull(fd, flags int) {
-	if flags&unix.MSG_CTRUNC != 0 && rx.full == "" && sysfd.Full(fd) {
+// noteFull remembers how this process stands to its limit when descriptors were lost. It must come right
+// after the system call: what is closed later makes room.
+func (rx *receiver) noteFull(fd int) {
+	if rx.full == "" && sysfd.Full(fd) {
 		rx.full = sysfd.Usage()
 	}
 }

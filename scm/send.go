@@ -94,9 +94,8 @@ type sender struct {
 	lendStep func(fd uintptr) // lendOne
 
 	// Of SendBatch; n is the number of messages.
-	batch     *batch
-	packets   []Packet
-	batchStep func(fd uintptr) bool // attemptBatch
+	batch   *batch
+	packets []Packet // nil: the message is that of header
 }
 
 // errSelf stands for the Conn's own number among the descriptors. sendmsg(2) does not return it.
@@ -109,7 +108,6 @@ func (c *Conn) sender() *sender {
 		// Each method value is an allocation, so they are made once.
 		tx := new(sender)
 		tx.step = tx.attempt
-		tx.batchStep = tx.attemptBatch
 		tx.lendStep = c.lendOne
 		c.tx = tx
 	}
@@ -128,8 +126,11 @@ func (tx *sender) clear() {
 	tx.header.clear()
 }
 
-// attempt is one sendmsg(2); false means wait and call again.
+// attempt is one sendmsg(2) or sendmmsg(2); false means wait and call again.
 func (tx *sender) attempt(fd uintptr) bool {
+	if tx.packets != nil {
+		return tx.attemptBatch(fd)
+	}
 	if slices.Contains(tx.fds, int(fd)) {
 		tx.errno = errSelf
 		return true
@@ -146,7 +147,7 @@ func (c *Conn) transmit(p []byte, sent int, fds []int) error {
 	tx.once = false
 	for {
 		tx.set(p[sent:], fds)
-		err := c.write(tx.step)
+		err := c.write(tx)
 		tx.clear()
 		if err == nil && tx.errno != 0 {
 			err = c.sendError(tx.errno, len(p), fds)
@@ -243,7 +244,7 @@ func (c *Conn) sendOnce() {
 	tx := c.tx
 	tx.once = true
 	tx.set(tx.p, tx.lent)
-	err := c.write(tx.step)
+	err := c.write(tx)
 	tx.clear()
 	switch {
 	case err != nil:

@@ -71,6 +71,38 @@ func Parse(b []byte, fds []int) Received {
 	return r
 }
 
+// Rights is Parse for the usual case, control data that is nothing or one SCM_RIGHTS message: it appends its
+// descriptors to fds, at most max of them, all above 2. For anything else it reports false and appends
+// nothing, so that Parse may have a look.
+func Rights(b []byte, fds []int, max int) ([]int, bool) {
+	if len(b) == 0 {
+		return fds, true
+	}
+	if len(b) < unix.CmsgLen(0) {
+		return fds, false
+	}
+	n := length(b)
+	if n < uint64(unix.CmsgLen(0)) || n > uint64(len(b)) {
+		return fds, false
+	}
+	data := b[unix.CmsgLen(0):n]
+	level := int32(binary.NativeEndian.Uint32(b[lengthSize:]))
+	kind := int32(binary.NativeEndian.Uint32(b[lengthSize+4:]))
+	if level != unix.SOL_SOCKET || kind != unix.SCM_RIGHTS || unix.CmsgSpace(len(data)) < len(b) ||
+		len(data)%4 != 0 || len(data)/4 > max {
+		return fds, false
+	}
+	got := fds
+	for ; len(data) >= 4; data = data[4:] {
+		fd := int32(binary.NativeEndian.Uint32(data))
+		if fd <= 2 {
+			return fds, false
+		}
+		got = append(got, int(fd))
+	}
+	return got, true
+}
+
 func (r *Received) add(kind int32, data []byte) {
 	if kind != unix.SCM_RIGHTS {
 		r.addOther(kind, data)

@@ -98,6 +98,39 @@ func TestParse(t *testing.T) {
 	}
 }
 
+// Rights takes what is as it should be, and leaves everything else to Parse.
+func TestRights(t *testing.T) {
+	one := func(kind, length int, fds ...int32) []byte { return header(length, unix.SOL_SOCKET, kind, fds...) }
+	rights := func(fds ...int32) []byte { return one(unix.SCM_RIGHTS, unix.CmsgLen(4*len(fds)), fds...) }
+	for _, row := range []struct {
+		what string
+		b    []byte
+		max  int
+		want []int
+		ok   bool
+	}{
+		{"nothing", nil, 0, nil, true},
+		{"one", rights(7), 1, []int{7}, true},
+		{"three", rights(7, 8, 3), 3, []int{7, 8, 3}, true},
+		{"without its padding", rights(7)[:unix.CmsgLen(4)], 1, []int{7}, true},
+		{"more than asked for", rights(7, 8), 1, nil, false},
+		{"a standard one", rights(7, 2), 2, nil, false},
+		{"a refused one", rights(7, -1), 2, nil, false},
+		{"two messages", slices.Concat(rights(7), rights(8)), 2, nil, false},
+		{"another kind", one(unix.SCM_PIDFD, unix.CmsgLen(4), 7), 1, nil, false},
+		{"another level", header(unix.CmsgLen(4), unix.SOL_SOCKET+1, unix.SCM_RIGHTS, 7), 1, nil, false},
+		{"half a descriptor", one(unix.SCM_RIGHTS, unix.CmsgLen(6), 7, 8), 2, nil, false},
+		{"a length beyond the end", one(unix.SCM_RIGHTS, 1<<20, 7), 1, nil, false},
+		{"a length of zero", one(unix.SCM_RIGHTS, 0, 7), 1, nil, false},
+		{"a cut header", rights(7)[:7], 1, nil, false},
+	} {
+		got, ok := cmsg.Rights(row.b, make([]int, 0, 4), row.max)
+		if !slices.Equal(got, row.want) || ok != row.ok {
+			t.Errorf("%s: %v, %v, want %v, %v", row.what, got, ok, row.want, row.ok)
+		}
+	}
+}
+
 // The last of several credentials counts, as for the kernel.
 func TestParseCredentials(t *testing.T) {
 	b := cmsg.AppendCredentials(nil, cmsg.Credentials{PID: 1})
@@ -115,6 +148,9 @@ func TestAllocations(t *testing.T) {
 		b := cmsg.AppendRights(buf[:0], fds)
 		b = cmsg.AppendCredentials(b, cmsg.Credentials{PID: 1})
 		if got := cmsg.Parse(b, into); len(got.FDs) != cmsg.MaxFDs {
+			t.Error(got)
+		}
+		if got, ok := cmsg.Rights(cmsg.AppendRights(buf[:0], fds[:0]), into, cmsg.MaxFDs); !ok || len(got) != 0 {
 			t.Error(got)
 		}
 	})

@@ -71,6 +71,12 @@ func FuzzParse(f *testing.F) {
 				t.Fatalf("descriptor %d is not in the input", fd)
 			}
 		}
+		// The short way finds the same as the long one, or nothing.
+		if short, ok := cmsg.Rights(b, nil, cmsg.MaxFDs); ok {
+			if !slices.Equal(short, got.FDs) || got.Malformed || got.HasCred || got.PIDFD != -1 || got.Refused != 0 {
+				t.Fatalf("the short way: %v, the long one: %+v", short, got)
+			}
+		}
 		// A good message in front is reported whatever follows.
 		front := cmsg.Parse(slices.Concat(cmsg.AppendRights(nil, []int{77, 78}), b), nil)
 		if !slices.Equal(front.FDs, append([]int{77, 78}, got.FDs...)) || front.Malformed != got.Malformed {
