@@ -140,7 +140,7 @@ func (tx *sender) attemptBatch(fd uintptr) bool {
 		count = len(tx.packets)
 	}
 	if count == 0 {
-		tx.errno = errSelf
+		tx.self, tx.errno = slices.Index(tx.packets[0].FDs, int(fd)), errSelf
 		return true
 	}
 	tx.n, tx.errno = tx.batch.send(int(fd), count)

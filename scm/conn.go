@@ -47,7 +47,6 @@ type Conn struct {
 
 	style   socketpair.Style
 	unnamed bool // nobody but the other end of a pair can reach it
-	cookie  uint64
 	closed  atomic.Bool
 	lost    atomic.Bool // a datagram end whose other end was seen to be gone
 

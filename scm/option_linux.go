@@ -42,6 +42,17 @@ func (c *Conn) setOption(option int, on bool) error {
 	return &opError{op: "set option", cause: cause}
 }
 
+// sameSocket reports whether fd is the socket whose number is own. A socket is one open file, and Linux 6.10
+// tells whether two numbers are the same: F_DUPFD_QUERY, which costs half of SO_COOKIE.
+func sameSocket(fd, own int) bool {
+	same, _, errno := unix.RawSyscall(unix.SYS_FCNTL, uintptr(own), unix.F_DUPFD_QUERY, uintptr(fd))
+	if errno == 0 {
+		return same == 1
+	}
+	cookie := cookieOf(fd)
+	return cookie != 0 && cookie == cookieOf(own)
+}
+
 // cookieOf returns the kernel's name for a socket, 0 for another file.
 func cookieOf(fd int) uint64 {
 	cookie, err := unix.GetsockoptUint64(fd, unix.SOL_SOCKET, unix.SO_COOKIE)

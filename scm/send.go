@@ -4,6 +4,7 @@ package scm
 
 import (
 	"fmt"
+	"net"
 	"os"
 	"slices"
 	"syscall"
@@ -81,6 +82,7 @@ type sender struct {
 	rights [cmsg.RightsSize]byte
 	fds    []int // behind rights
 	once   bool  // one attempt only: descriptors are lent and nobody may wait
+	self   int   // the place in fds of the Conn itself, if errno is errSelf
 	n      int
 	errno  syscall.Errno
 	step   func(fd uintptr) bool // attempt
@@ -131,12 +133,30 @@ func (tx *sender) attempt(fd uintptr) bool {
 	if tx.packets != nil {
 		return tx.attemptBatch(fd)
 	}
-	if slices.Contains(tx.fds, int(fd)) {
+	if tx.self = tx.findSelf(int(fd)); tx.self >= 0 {
 		tx.errno = errSelf
 		return true
 	}
 	tx.n, tx.errno = tx.header.send(int(fd), len(tx.fds))
 	return tx.errno != unix.EAGAIN || tx.once
+}
+
+// findSelf looks for the Conn, whose number is fd, in what it is to send. A socket in its own queue keeps
+// itself alive: nothing would free it before the kernel's collector passes.
+func (tx *sender) findSelf(fd int) int {
+	if !tx.once {
+		return slices.Index(tx.fds, fd)
+	}
+	for i, lent := range tx.lent {
+		switch tx.conns[i].(type) {
+		case *net.TCPConn, *net.TCPListener, *net.UDPConn: // of another namespace: no need to ask
+		default:
+			if sameSocket(lent, fd) {
+				return i
+			}
+		}
+	}
+	return -1
 }
 
 // transmit sends p from byte sent on, with the descriptors fds, and waits as long as it takes. What
@@ -177,11 +197,13 @@ func (c *Conn) cutOff(err error, sent, whole int) error {
 // end does not read. If the socket has no room, it waits with duplicates.
 func (c *Conn) sendLent(p []byte, conns []syscall.Conn) error {
 	tx := c.tx
-	tx.p, tx.conns, tx.err = p, conns, nil
+	tx.p, tx.err = p, nil
+	tx.conns = append(tx.conns[:0], conns...) // a copy, so that the caller's may be on its stack
 	tx.lent = tx.numbers[:0]
 	tx.n, tx.errno = 0, 0
 	c.lendNext()
-	tx.p, tx.conns = nil, nil
+	tx.p = nil
+	clear(tx.conns)
 	switch {
 	case tx.err != nil:
 		return tx.err
@@ -205,10 +227,7 @@ func (c *Conn) lendNext() {
 	}
 	err := os.ErrInvalid
 	if tx.conns[i] != nil {
-		var raw syscall.RawConn
-		if raw, err = tx.conns[i].SyscallConn(); err == nil {
-			err = sysfd.LendError(raw.Control(tx.lendStep))
-		}
+		err = sysfd.Lend(tx.conns[i], tx.lendStep)
 	}
 	if err != nil && tx.err == nil {
 		tx.err = &opError{op: "send", kind: ErrNotSendable, detail: fmt.Sprintf("descriptor %d", i), cause: err}
@@ -218,24 +237,8 @@ func (c *Conn) lendNext() {
 // lendOne is what RawConn.Control calls with a borrowed descriptor.
 func (c *Conn) lendOne(fd uintptr) {
 	tx := c.tx
-	// A socket in its own queue keeps itself alive: nothing would free it before the kernel's
-	// collector passes.
-	if c.isSelf(int(fd)) {
-		tx.err = &opError{op: "send", kind: ErrNotSendable, detail: fmt.Sprintf("descriptor %d is the socket that it would travel over", len(tx.lent))}
-		return
-	}
 	tx.lent = append(tx.lent, int(fd))
 	c.lendNext()
-}
-
-func (c *Conn) isSelf(fd int) bool {
-	if c.cookie == 0 {
-		_ = sysfd.Control(c, func(own int) error {
-			c.cookie = cookieOf(own)
-			return nil
-		})
-	}
-	return c.cookie != 0 && cookieOf(fd) == c.cookie
 }
 
 // sendOnce makes the attempt while all descriptors are lent. With no room in the socket it leaves
@@ -280,7 +283,7 @@ func (c *Conn) sendError(errno syscall.Errno, n int, fds []int) error {
 		e.kind = ErrRefused
 	case errno == errSelf:
 		e.kind, e.cause = ErrNotSendable, nil
-		e.detail = "it is the socket that it would travel over"
+		e.detail = fmt.Sprintf("descriptor %d is the socket that it would travel over", c.tx.self)
 	case errno == unix.ETOOMANYREFS:
 		e.kind = ErrInFlight
 		e.detail = fmt.Sprintf("RLIMIT_NOFILE of the sender, %d, bounds them for its user", sysfd.Limit())

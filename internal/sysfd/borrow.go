@@ -4,6 +4,7 @@ package sysfd
 
 import (
 	"net"
+	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
@@ -21,6 +22,54 @@ func Control(c syscall.Conn, f func(fd int) error) error {
 		return LendError(err)
 	}
 	return ferr
+}
+
+// Lend is Control of the RawConn of c. For the types of packages os and net it allocates nothing: the compiler
+// knows what their SyscallConn returns and leaves it on the stack.
+func Lend(c syscall.Conn, f func(fd uintptr)) error {
+	switch c := c.(type) {
+	case *os.File:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return LendError(raw.Control(f))
+	case *net.TCPConn:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(f)
+	case *net.TCPListener:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(f)
+	case *net.UnixConn:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(f)
+	case *net.UnixListener:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(f)
+	case *net.UDPConn:
+		raw, err := c.SyscallConn()
+		if err != nil {
+			return err
+		}
+		return raw.Control(f)
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return err
+	}
+	return LendError(raw.Control(f))
 }
 
 // Ask lends the descriptor of c to f, as Control does, and returns the answer. For a
