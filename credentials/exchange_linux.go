@@ -2,6 +2,7 @@ package credentials
 
 import (
 	"context"
+	"net"
 	"os"
 	"strings"
 	"syscall"
@@ -23,7 +24,8 @@ func exchange(ctx context.Context, c syscall.Conn) (Sender, error) {
 	if err != nil {
 		return Sender{}, err
 	}
-	if err := sysfd.Control(c, sysfd.CheckUnix); err != nil {
+	x := &exchanger{raw: raw}
+	if err := x.check(c); err != nil {
 		if errors.Is(err, sysfd.ErrNotUnix) || errors.Is(err, sysfd.ErrListening) {
 			err = errors.WithMessage(ErrNoPeer, err.Error())
 		}
@@ -38,7 +40,6 @@ func exchange(ctx context.Context, c syscall.Conn) (Sender, error) {
 	}
 	defer release()
 
-	x := exchanger{raw: raw}
 	if err := x.send(); err != nil {
 		return Sender{}, x.reason(ctx, err)
 	}
@@ -74,11 +75,35 @@ func bindDeadline(ctx context.Context, c syscall.Conn) (release func(), err erro
 type exchanger struct {
 	raw     syscall.RawConn
 	packets bool // the style keeps messages apart
+
+	// Of the system call under way.
+	p, oob  []byte
 	n       int
 	oobn    int
 	flags   int
 	err     error
+	resets  int
+	room    [len(exchangeMessage)]byte
 	control [cmsg.BufferSize]byte
+
+	// The options as they were.
+	cred, pidfd int
+}
+
+// check finds out whether c is a connection that can exchange, and its style.
+func (x *exchanger) check(c syscall.Conn) error {
+	if u, ok := c.(*net.UnixConn); ok && connected(u) {
+		x.packets = u.RemoteAddr().Network() != "unix"
+		return nil
+	}
+	return x.options(func(fd int) error {
+		if err := sysfd.CheckUnix(fd); err != nil {
+			return err
+		}
+		style, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
+		x.packets = style != unix.SOCK_STREAM
+		return os.NewSyscallError("getsockopt", err)
+	})
 }
 
 // reason says what err was about.
@@ -103,40 +128,41 @@ func (e gone) Unwrap() []error { return []error{ErrPeerGone, e.error} }
 // send sends the message with explicit credentials: they hold also if the other end asks for stamps
 // only later. The kernel checks them; the ids are the real ones, as in a stamp of its own.
 func (x *exchanger) send() error {
-	own := cmsg.Credentials{PID: os.Getpid(), UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
-	var buf [cmsg.CredentialsSize]byte
-	oob := cmsg.AppendCredentials(buf[:0], own)
-	p := []byte(exchangeMessage)
-	for len(p) > 0 {
-		err := x.raw.Write(func(fd uintptr) bool {
-			x.n, x.err = sendmsg(int(fd), p, oob)
-			if x.err == unix.EINVAL && len(oob) > 0 {
-				// Our own ids have no number in this user namespace. The stamp is then the kernel's,
-				// if the other end asks for it already.
-				oob = nil
-				x.n, x.err = sendmsg(int(fd), p, nil)
-			}
-			return x.err != unix.EAGAIN
-		})
+	own := cmsg.Credentials{PID: pid, UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+	x.oob = cmsg.AppendCredentials(x.control[:0], own)
+	for x.p = append(x.room[:0], exchangeMessage...); len(x.p) > 0; x.p = x.p[x.n:] {
+		err := x.raw.Write(x.trySend)
 		if err == nil {
 			err = os.NewSyscallError("sendmsg", x.err)
 		}
 		if err != nil {
 			return err
 		}
-		p = p[x.n:]
 	}
 	return nil
+}
+
+// pid is ours. It does not change while a Go program runs.
+var pid = os.Getpid()
+
+func (x *exchanger) trySend(fd uintptr) bool {
+	x.n, x.err = sendmsg(int(fd), x.p, x.oob)
+	if x.err == unix.EINVAL && len(x.oob) > 0 {
+		// Our own ids have no number in this user namespace. The stamp is then the kernel's, if the
+		// other end asks for it already.
+		x.oob = nil
+		x.n, x.err = sendmsg(int(fd), x.p, nil)
+	}
+	return x.err != unix.EAGAIN
 }
 
 // receive reads the other end's message and not a byte more. Stamps and pidfds are asked for after
 // our own message went out: a packet socket that asks binds itself to a name when it sends.
 func (x *exchanger) receive() (s Sender, err error) {
-	restore, err := x.askForStamps()
-	if err != nil {
+	if err := x.options(x.askForStamps); err != nil {
 		return Sender{}, err
 	}
-	defer restore()
+	defer func() { _ = x.options(x.restore) }()
 	for want := exchangeMessage; want != ""; {
 		n, part, err := x.receivePart(want)
 		if err != nil {
@@ -166,17 +192,8 @@ func (x *exchanger) receive() (s Sender, err error) {
 
 // receivePart is one recvmsg(2) and what its stamp says. It must bring the beginning of want.
 func (x *exchanger) receivePart(want string) (int, Sender, error) {
-	p := make([]byte, len(want))
-	resets := 0
-	err := x.raw.Read(func(fd uintptr) bool {
-		x.n, x.oobn, x.flags, x.err = recvmsg(int(fd), p, x.control[:])
-		if x.err == unix.ECONNRESET && resets == 0 {
-			// SOCK_SEQPACKET reports a reset before what is queued.
-			resets++
-			x.n, x.oobn, x.flags, x.err = recvmsg(int(fd), p, x.control[:])
-		}
-		return x.err != unix.EAGAIN
-	})
+	x.p, x.resets = x.room[:len(want)], 0
+	err := x.raw.Read(x.tryReceive)
 	if err == nil {
 		err = os.NewSyscallError("recvmsg", x.err)
 	}
@@ -201,8 +218,8 @@ func (x *exchanger) receivePart(want string) (int, Sender, error) {
 		err = errors.WithMessage(ErrProtocol, "descriptors came with the message")
 	case x.flags&unix.MSG_TRUNC != 0:
 		err = errors.WithMessage(ErrProtocol, "the message is too long")
-	case !strings.HasPrefix(want, string(p[:x.n])), x.packets && x.n < len(want):
-		err = errors.WithMessagef(ErrProtocol, "received %q", p[:x.n])
+	case !strings.HasPrefix(want, string(x.p[:x.n])), x.packets && x.n < len(want):
+		err = errors.WithMessagef(ErrProtocol, "received %q", x.p[:x.n])
 	case s == nil:
 		err = errors.WithMessagef(ErrNoIdentity, "the stamp is %v", stamp)
 	}
@@ -211,6 +228,16 @@ func (x *exchanger) receivePart(want string) (int, Sender, error) {
 		return 0, Sender{}, err
 	}
 	return x.n, *s, nil
+}
+
+func (x *exchanger) tryReceive(fd uintptr) bool {
+	x.n, x.oobn, x.flags, x.err = recvmsg(int(fd), x.p, x.control[:])
+	if x.err == unix.ECONNRESET && x.resets == 0 {
+		// SOCK_SEQPACKET reports a reset before what is queued.
+		x.resets++
+		x.n, x.oobn, x.flags, x.err = recvmsg(int(fd), x.p, x.control[:])
+	}
+	return x.err != unix.EAGAIN
 }
 
 // sendmsg and recvmsg try again after a signal themselves: the poller would wait for an event that
@@ -235,41 +262,30 @@ func recvmsg(fd int, p, control []byte) (n, oobn, flags int, err error) {
 }
 
 // askForStamps sets SO_PASSCRED and, where there is one, SO_PASSPIDFD.
-func (x *exchanger) askForStamps() (restore func(), err error) {
-	var cred, pidfd int
-	err = x.options(func(fd int) error {
-		style, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_TYPE)
-		if err != nil {
-			return os.NewSyscallError("getsockopt", err)
-		}
-		x.packets = style != unix.SOCK_STREAM
-		if cred, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED); err != nil {
-			return os.NewSyscallError("getsockopt", err)
-		}
-		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
-			return os.NewSyscallError("setsockopt", err)
-		}
-		if pidfd, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSPIDFD); err != nil {
-			pidfd = 1 // an older kernel: leave it alone
-		} else if pidfd == 0 {
-			_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSPIDFD, 1)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, err
+func (x *exchanger) askForStamps(fd int) (err error) {
+	if x.cred, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED); err != nil {
+		return os.NewSyscallError("getsockopt", err)
 	}
-	return func() {
-		_ = x.options(func(fd int) error {
-			if cred == 0 {
-				_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 0)
-			}
-			if pidfd == 0 {
-				_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSPIDFD, 0)
-			}
-			return nil
-		})
-	}, nil
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 1); err != nil {
+		return os.NewSyscallError("setsockopt", err)
+	}
+	if x.pidfd, err = unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSPIDFD); err != nil {
+		x.pidfd = 1 // an older kernel: leave it alone
+	} else if x.pidfd == 0 {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSPIDFD, 1)
+	}
+	return nil
+}
+
+// restore sets the options back.
+func (x *exchanger) restore(fd int) error {
+	if x.cred == 0 {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED, 0)
+	}
+	if x.pidfd == 0 {
+		_ = unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSPIDFD, 0)
+	}
+	return nil
 }
 
 // options lends the socket to set its options.

@@ -3,6 +3,7 @@
 package credentials
 
 import (
+	"net"
 	"syscall"
 
 	"github.com/pkg/errors"
@@ -18,12 +19,22 @@ import (
 // It borrows c and does not block. A socket without such a peer is [ErrNoPeer], another file
 // ENOTSOCK. Elsewhere it is errors.ErrUnsupported.
 func Peer(c syscall.Conn) (Cred, error) {
-	cred, err := sysfd.Ask(c, peer)
+	var cred Cred
+	var err error
+	if u, ok := c.(*net.UnixConn); ok && connected(u) {
+		cred, err = sysfd.Ask(u, peerOfConnection)
+	} else {
+		cred, err = sysfd.Ask(c, peer)
+	}
 	if err != nil {
 		return Cred{}, errors.WithMessage(err, "credentials: ask for the peer")
 	}
 	return cred, nil
 }
+
+// connected reports whether c is known to be a connection, without a system call: it had a peer when package
+// net made it. It has not become a listener since: listen(2) refuses a socket that is or was connected.
+func connected(c *net.UnixConn) bool { return c.RemoteAddr() != nil }
 
 // PeerGroups returns the supplementary groups of the peer that [Peer] names, at the same moment:
 // sorted, and without its primary group unless that is listed twice. SO_PEERGROUPS, Linux 4.13;

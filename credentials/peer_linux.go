@@ -10,6 +10,19 @@ import (
 )
 
 func peer(fd int) (Cred, error) {
+	cred, err := peerOfConnection(fd)
+	if err != nil {
+		return Cred{}, err
+	}
+	// A listener, which a *net.UnixConn can be as well (net.FileConn), answers with whoever called listen.
+	if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listening != 0 {
+		return Cred{}, ErrNoPeer
+	}
+	return cred, nil
+}
+
+// peerOfConnection is peer for what is not a listener.
+func peerOfConnection(fd int) (Cred, error) {
 	var ucred [3]uint32 // pid, uid, gid
 	if _, err := getsockoptWords(fd, unix.SO_PEERCRED, ucred[:]); err != nil {
 		return Cred{}, os.NewSyscallError("getsockopt", err)
@@ -17,10 +30,6 @@ func peer(fd int) (Cred, error) {
 	cred := Cred{PID: int(int32(ucred[0])), UID: ucred[1], GID: ucred[2]}
 	// {0, -1, -1} is no peer, and no error; pid 0 with a uid is a peer outside our pid namespace.
 	if cred.UID == noID {
-		return Cred{}, ErrNoPeer
-	}
-	// A listener, which a *net.UnixConn can be as well (net.FileConn), answers with whoever called listen.
-	if listening, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_ACCEPTCONN); err != nil || listening != 0 {
 		return Cred{}, ErrNoPeer
 	}
 	return cred, nil

@@ -407,6 +407,33 @@ func TestPeerAllocatesNothing(t *testing.T) {
 	}
 }
 
+// Peer and Exchange take what had a peer once for a connection, without asking. The kernel does not let it
+// become a listener, not even with a name and after its peer has gone.
+func TestAConnectionStaysOne(t *testing.T) {
+	for _, style := range styles {
+		t.Run(style.String(), func(t *testing.T) {
+			testutil.NoLeaks(t)
+			a, b := pair(t, style)
+			if a.RemoteAddr() == nil {
+				t.Fatal("an end of a pair has no remote address")
+			}
+			if err := sysfd.Control(a, func(fd int) error {
+				return unix.Bind(fd, &unix.SockaddrUnix{Name: filepath.Join(folder(t), "socket")})
+			}); err != nil {
+				t.Fatal(err)
+			}
+			listen := func() error { return sysfd.Control(a, func(fd int) error { return unix.Listen(fd, 1) }) }
+			if err := listen(); err == nil {
+				t.Error("a connection listens")
+			}
+			b.Close()
+			if err := listen(); err == nil {
+				t.Error("a connection whose peer has gone listens")
+			}
+		})
+	}
+}
+
 // hidden is a syscall.Conn that is no *net.UnixConn.
 type hidden struct{ *net.UnixConn }
 
