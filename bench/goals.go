@@ -1,0 +1,65 @@
+package main
+
+import "fmt"
+
+// A goal is a ratio that a contender of ours should not exceed.
+type goal struct {
+	what      string
+	c         Case
+	contender string
+	limit     float64
+	allocs    float64 // at most; -1: any
+	rival     string  // limit is then a part of this contender's ratio
+}
+
+const inStream = "SOCK_STREAM"
+
+var goals = []goal{
+	{"raw, 1 descriptor, outside the poller", Case{"message", inStream, 1}, "fdkit raw, lazy", 1.10, 0, ""},
+	{"raw, 1, in the poller", Case{"message", inStream, 1}, "fdkit raw", 1.20, 0, ""},
+	{"raw, 16", Case{"message", inStream, 16}, "fdkit raw, lazy", 0.85, 0, ""},
+	{"raw, 64", Case{"message", inStream, 64}, "fdkit raw, lazy", 0.70, 0, ""},
+	{"raw, 253", Case{"message", inStream, 253}, "fdkit raw, lazy", 0.65, 0, ""},
+	{"batches, 1", Case{"message", inStream, 1}, "fdkit raw, batches of 8", 0.75, 0, ""},
+	{"Send and Receive, 1", Case{"message", inStream, 1}, "fdkit Send/Receive, lazy", 1.35, 3, ""},
+	{"a pair as plain ends", Case{"pair", inStream, 0}, "fdkit scm.Pair", 1.10, -1, ""},
+	{"a pair of *net.UnixConn, to os.NewFile and net.FileConn", Case{"pair", inStream, 0}, "fdkit socketpair.New", 1.00, -1, "unix.Socketpair + net.FileConn"},
+	{"SO_PEERCRED", Case{"peer", inStream, 0}, "fdkit credentials.Peer", 1.15, 0, ""},
+	{"Exchange", Case{"exchange", inStream, 0}, "fdkit credentials.Exchange", 1.20, -1, ""},
+	{"flood of 253, descriptors in a second to those of C (4 M to 2.6 M)", Case{"flood", inStream, 253}, "fdkit raw", 0.65, -1, ""},
+}
+
+// goals writes how far we are from each goal.
+func (r *Report) goals(p *page) {
+	rows := [][]string{{"goal", "× C", "measured", ""}}
+	for _, g := range goals {
+		x, ok := r.find(g.c, g.contender)
+		if !ok {
+			continue
+		}
+		got := x.Ratio.Median
+		if g.rival != "" {
+			rival, ok := r.find(g.c, g.rival)
+			if !ok {
+				continue
+			}
+			got /= rival.Ratio.Median
+		}
+		wanted, measured := fmt.Sprintf("%.2f", g.limit), fmt.Sprintf("%.2f", got)
+		met := got < g.limit+0.005 // as it is printed
+		if g.allocs >= 0 {
+			wanted += fmt.Sprintf(", %.0f allocations", g.allocs)
+			measured += fmt.Sprintf(", %.0f", x.Allocs)
+			met = met && x.Allocs < g.allocs+0.5
+		}
+		verdict := "met"
+		if !met {
+			verdict = "missed"
+		}
+		rows = append(rows, []string{g.what, wanted, measured, verdict})
+	}
+	if len(rows) > 1 {
+		p.line("### Goals\n")
+		p.table(rows)
+	}
+}

@@ -1,0 +1,66 @@
+package main
+
+import (
+	"flag"
+	"fmt"
+	"os"
+	"regexp"
+	"time"
+
+	"github.com/pkg/errors"
+)
+
+// options are what the command line says.
+type options struct {
+	only   *regexp.Regexp
+	all    bool // only leaves nothing out
+	out    string
+	page   string
+	rounds int
+	slice  time.Duration
+}
+
+func main() {
+	if doJob() {
+		return
+	}
+	var o options
+	only := flag.String("only", "", "run only what matches this `pattern`, such as message/SOCK_STREAM or exchange")
+	flag.StringVar(&o.out, "out", "", "write results.json, results.md and ratios.svg into this `folder`")
+	flag.StringVar(&o.page, "page", "", "put the tables of a run of everything into this Markdown `file`, between its markers")
+	flag.IntVar(&o.rounds, "rounds", 60, "`number` of turns of each contender")
+	flag.DurationVar(&o.slice, "slice", 4*time.Millisecond, "`length` of a turn")
+	flag.Parse()
+	o.all = *only == ""
+	var err error
+	if o.only, err = regexp.Compile(*only); err == nil {
+		err = o.run()
+	}
+	cleanUp()
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func (o *options) run() error {
+	r := newReport(o)
+	for i := range experiments {
+		e := &experiments[i]
+		for _, c := range e.cases() {
+			if !o.only.MatchString(c.String()) {
+				continue
+			}
+			fmt.Fprintf(os.Stderr, "%s\n", c)
+			results, err := e.run(c, o.rounds, o.slice)
+			if err != nil {
+				return errors.WithMessage(err, c.String())
+			}
+			if err := addCalls(results); err != nil {
+				r.leaveOut("the count of system calls: " + err.Error())
+			}
+			r.Results = append(r.Results, results...)
+		}
+	}
+	return r.write()
+}
