@@ -81,10 +81,7 @@ func addCalls(results []Result) error {
 				program, err := side()
 				return exec.Command(program, map[string]string{"pair": "pairs", "peer": "peer"}[r.Experiment], "1", "0"), err
 			}
-			program, err := os.Executable()
-			cmd := exec.Command(program)
-			cmd.Env = append(os.Environ(), jobVariable+"="+job{role: r.Experiment, contender: r.Contender}.String())
-			return cmd, err
+			return job{role: r.Experiment, contender: r.Contender}.command()
 		}
 		var err error
 		if r.Calls, err = countCalls(command); err != nil {

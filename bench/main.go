@@ -62,5 +62,16 @@ func (o *options) run() error {
 			r.Results = append(r.Results, results...)
 		}
 	}
+	for _, what := range []string{connections, listeners} {
+		if !o.only.MatchString("many/" + what) {
+			continue
+		}
+		fmt.Fprintf(os.Stderr, "many/%s\n", what)
+		all, err := transfers(what, transferCounts, min(o.rounds, transferRounds))
+		if err != nil {
+			return err
+		}
+		r.Transfers = append(r.Transfers, all...)
+	}
 	return r.write()
 }

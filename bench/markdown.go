@@ -52,6 +52,7 @@ func (r *Report) markdown() []byte {
 			}
 		}
 	}
+	r.many(p)
 	return bytes.TrimSpace(p.Bytes())
 }
 
@@ -138,9 +139,7 @@ func (r *Report) bySize(p *page, e *experiment) {
 	}
 }
 
-func ratio(x Result) string {
-	return fmt.Sprintf("**%.2f** (%.2f–%.2f)", x.Ratio.Median, x.Ratio.Low, x.Ratio.High)
-}
+func ratio(x Result) string { return times(x.Ratio) }
 
 func nanos(ns float64) string {
 	if ns < 1000 {

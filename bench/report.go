@@ -20,13 +20,14 @@ import (
 
 // A Report is a whole run.
 type Report struct {
-	When     time.Time         `json:"when"`
-	Machine  string            `json:"machine"`
-	Versions map[string]string `json:"versions"`
-	Rounds   int               `json:"rounds"`
-	Slice    time.Duration     `json:"slice_ns"`
-	LeftOut  []string          `json:"left_out,omitempty"`
-	Results  []Result          `json:"results"`
+	When      time.Time         `json:"when"`
+	Machine   string            `json:"machine"`
+	Versions  map[string]string `json:"versions"`
+	Rounds    int               `json:"rounds"`
+	Slice     time.Duration     `json:"slice_ns"`
+	LeftOut   []string          `json:"left_out,omitempty"`
+	Results   []Result          `json:"results"`
+	Transfers []Transfer        `json:"transfers,omitempty"`
 
 	options *options
 	begin   time.Time

@@ -122,6 +122,17 @@ func doJob() bool {
 	return true
 }
 
+// command is this program doing j.
+func (j job) command() (*exec.Cmd, error) {
+	program, err := os.Executable()
+	if err != nil {
+		return nil, err
+	}
+	cmd := exec.Command(program)
+	cmd.Env = append(os.Environ(), jobVariable+"="+j.String())
+	return cmd, nil
+}
+
 // start starts the process that does j, over the other end of the socket that it returns.
 func (j job) start(style socketpair.Style) (fd int, kill func(), err error) {
 	fds, err := unix.Socketpair(unix.AF_UNIX, int(style)|unix.SOCK_CLOEXEC, 0)
@@ -130,13 +141,11 @@ func (j job) start(style socketpair.Style) (fd int, kill func(), err error) {
 	}
 	child := os.NewFile(uintptr(fds[1]), "pair")
 	defer child.Close()
-	program, err := os.Executable()
+	cmd, err := j.command()
 	if err != nil {
 		_ = unix.Close(fds[0])
 		return -1, nil, err
 	}
-	cmd := exec.Command(program)
-	cmd.Env = append(os.Environ(), jobVariable+"="+j.String())
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{child}
 	if err := cmd.Start(); err != nil {

@@ -8,7 +8,9 @@ thread sleeps, as servers have threads, and the kernel counts references differe
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <arpa/inet.h>
 #include <linux/types.h>
+#include <netinet/in.h>
 #include <pthread.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -18,6 +20,7 @@ thread sleeps, as servers have threads, and the kernel counts references differe
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
+#include <sys/un.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -315,6 +318,122 @@ static void exchanges(long n) {
 	while (n-- > 0) exchange(ends[0]);
 }
 
+/* --- many sockets move to another process ---
+
+	side hand KIND COUNT PATH        KIND is 0 for connections, 1 for listeners
+	side receive KIND GROW PATH
+
+hand prints the port of a listener at 127.1.0.0 and accepts COUNT connections there, or makes COUNT listeners, and is ready. For each number N on its standard
+input it accepts a receiver at PATH, passes the first N on, and prints the moment at which it began. receive
+grows its descriptor table first, connects, and prints the moments at which all had arrived and were acknowledged,
+the first one was served, and the last. It is started by somebody else, because a process inherits the size of
+its descriptor table. */
+
+static int *sockets;
+
+/* Each has an address of its own, or the search for a free port takes long. */
+static int listener(int i) {
+	struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(0x7f010000 + i)};
+	int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	if (fd < 0 || bind(fd, (struct sockaddr *)&a, sizeof a) || listen(fd, 4096)) die("listen");
+	return fd;
+}
+
+static void some(int fd, int *fds, int n, int total) {
+	union {
+		char room[CMSG_SPACE(sizeof(int) * MAX)];
+		struct cmsghdr align;
+	} u;
+	struct iovec iov = {&total, sizeof total};
+	struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = u.room, .msg_controllen = CMSG_SPACE(sizeof(int) * n)};
+	struct cmsghdr *c = CMSG_FIRSTHDR(&h);
+	c->cmsg_level = SOL_SOCKET;
+	c->cmsg_type = SCM_RIGHTS;
+	c->cmsg_len = CMSG_LEN(sizeof(int) * n);
+	memcpy(CMSG_DATA(c), fds, sizeof(int) * n);
+	if (sendmsg(fd, &h, MSG_NOSIGNAL) < 0) die("sendmsg");
+}
+
+static int named(const char *path, struct sockaddr_un *a) {
+	memset(a, 0, sizeof *a);
+	a->sun_family = AF_UNIX;
+	snprintf(a->sun_path, sizeof a->sun_path, "%s", path);
+	int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
+	if (fd < 0) die("socket");
+	return fd;
+}
+
+static void pass_on(int path, int n) {
+	int to = accept4(path, NULL, NULL, SOCK_CLOEXEC);
+	if (to < 0) die("accept");
+	long long begin = now();
+	for (int sent = 0; sent < n;) {
+		int k = n - sent < MAX ? n - sent : MAX;
+		some(to, sockets + sent, k, n);
+		sent += k;
+	}
+	char acknowledged;
+	if (read(to, &acknowledged, 1) != 1) die("waiting for the acknowledgement");
+	close(to);
+	printf("%lld\n", begin);
+	fflush(stdout);
+}
+
+static int hand(const char *path) {
+	sockets = calloc(count, sizeof *sockets);
+	int ln = listener(0);
+	struct sockaddr_in a;
+	socklen_t size = sizeof a;
+	if (getsockname(ln, (struct sockaddr *)&a, &size)) die("getsockname");
+	struct sockaddr_un name;
+	int receivers = named(path, &name);
+	if (bind(receivers, (struct sockaddr *)&name, sizeof name) || listen(receivers, 1)) die(path);
+	printf("%d\n", ntohs(a.sin_port));
+	fflush(stdout);
+	for (int i = 0; i < count; i++)
+		if ((sockets[i] = style ? listener(i) : accept4(ln, NULL, NULL, SOCK_CLOEXEC)) < 0) die("accept");
+	second_thread(sleeper);
+	printf("ready\n");
+	fflush(stdout);
+	for (int n; scanf("%d", &n) == 1;) pass_on(receivers, n);
+	return 0;
+}
+
+static int receiver(const char *path) {
+	struct sockaddr_un name;
+	int from = named(path, &name);
+	second_thread(sleeper);
+	if (count > 0) close(fcntl(from, F_DUPFD_CLOEXEC, count + 64));
+	if (connect(from, (struct sockaddr *)&name, sizeof name)) die(path);
+	int *got = NULL;
+	int n = 0, total = 1;
+	while (n < total) {
+		union {
+			char room[CMSG_SPACE(sizeof(int) * MAX)];
+			struct cmsghdr align;
+		} u;
+		struct iovec iov = {&total, sizeof total};
+		struct msghdr h = {.msg_iov = &iov, .msg_iovlen = 1, .msg_control = &u, .msg_controllen = sizeof u};
+		if (recvmsg(from, &h, MSG_CMSG_CLOEXEC) != sizeof total) die("recvmsg");
+		struct cmsghdr *c = CMSG_FIRSTHDR(&h);
+		if (h.msg_flags & MSG_CTRUNC || c == NULL) die("descriptors were lost");
+		if (got == NULL && (got = malloc(total * sizeof *got)) == NULL) die("malloc");
+		int k = (c->cmsg_len - CMSG_LEN(0)) / sizeof(int);
+		memcpy(got + n, CMSG_DATA(c), k * sizeof(int));
+		n += k;
+	}
+	if (write(from, "a", 1) != 1) die("write");
+	long long at[3] = {now()};
+	for (int i = 0; i < n; i++) {
+		char byte;
+		if (style == 0 && (recv(got[i], &byte, 1, 0) != 1 || send(got[i], &byte, 1, MSG_NOSIGNAL) != 1)) die("serve");
+		if (i == 0) at[1] = now();
+	}
+	at[2] = now();
+	printf("%lld %lld %lld\n", at[0], at[1], at[2]);
+	return 0;
+}
+
 /* --- main --- */
 
 static void nothing(void) {}
@@ -338,9 +457,10 @@ static const struct mode {
 };
 
 int main(int argc, char **argv) {
-	if (argc != 4) return 2;
+	if (argc < 4) return 2;
 	style = atoi(argv[2]);
 	count = atoi(argv[3]);
+	if (argc == 5) return strcmp(argv[1], "hand") == 0 ? hand(argv[4]) : receiver(argv[4]);
 	if (count > MAX || socketpair(AF_UNIX, style | SOCK_CLOEXEC, 0, ends)) die("socketpair");
 	for (int i = 0; i < count; i++)
 		if ((files[i] = open("/dev/null", O_RDONLY | O_CLOEXEC)) < 0) die("open");
