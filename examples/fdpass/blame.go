@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/internal/load"
 )
 
 // killMoment is for how long after a process has said that it is about to kill itself it may still live,
@@ -14,26 +16,26 @@ const killMoment = 250 * time.Millisecond
 
 // A blame is what the failures of a load come from.
 type blame struct {
-	failed []failure // the service's: there must be none
+	failed []load.Failure // the service's: there must be none
 
 	// What a process that killed itself was answering. On a connection on which a client has had an
 	// answer, that says who it was. On one without, it is a guess from the time, and so it is one for each
 	// client at most.
-	died []failure
+	died []load.Failure
 
 	// What was asked while nobody had the socket, after a predecessor died that had not yet passed it.
-	refused []failure
+	refused []load.Failure
 }
 
 // blame tells what nobody was left to answer from what the service has lost.
 func (r *trial) blame() (b blame) {
 	cut := map[int]bool{}
-	for _, f := range r.load.failures() {
+	for _, f := range r.load.Failures() {
 		switch {
 		case r.killed == nil:
 			b.failed = append(b.failed, f)
-		case r.died(f) && (f.last != 0 || !cut[f.client]):
-			cut[f.client] = true
+		case r.died(f) && (f.Last != 0 || !cut[f.Client]):
+			cut[f.Client] = true
 			b.died = append(b.died, f)
 		case r.refused(f):
 			b.refused = append(b.refused, f)
@@ -45,25 +47,25 @@ func (r *trial) blame() (b blame) {
 }
 
 // died reports whether f was on a connection that was cut because its process killed itself.
-func (r *trial) died(f failure) bool {
-	at := r.killed.At.Sub(r.load.begin)
+func (r *trial) died(f load.Failure) bool {
+	at := r.killed.At.Sub(r.load.Begin)
 	switch {
 	case r.find(r.killed.PID) == nil: // it never accepted anything
 		return false
-	case f.connected == 0 || !isAny(f.err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
+	case f.Connected == 0 || !isAny(f.Err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
 		return false
-	case f.last == 0:
-		return f.at >= at && f.at <= at+killMoment && f.connected <= at+killMoment
+	case f.Last == 0:
+		return f.At >= at && f.At <= at+killMoment && f.Connected <= at+killMoment
 	}
-	return f.last == r.killed.PID && f.at >= at
+	return f.Last == r.killed.PID && f.At >= at
 }
 
-func (r *trial) refused(f failure) bool {
+func (r *trial) refused(f load.Failure) bool {
 	if r.kill.step != "offering" || r.afresh == nil {
 		return false
 	}
-	from, to := r.killed.At.Sub(r.load.begin), r.afresh.At.Sub(r.load.begin)
-	return f.at >= from && f.at <= to+killMoment && isAny(f.err, syscall.ECONNREFUSED, syscall.ECONNRESET)
+	from, to := r.killed.At.Sub(r.load.Begin), r.afresh.At.Sub(r.load.Begin)
+	return f.At >= from && f.At <= to+killMoment && isAny(f.Err, syscall.ECONNREFUSED, syscall.ECONNRESET)
 }
 
 func isAny(err error, targets ...error) bool {

@@ -1,34 +1,14 @@
 package main
 
 import (
-	"bufio"
 	"net"
 	"net/http"
 	"testing"
-	"time"
 
 	"github.com/fdkit/fdkit/internal/testutil"
 	"github.com/fdkit/fdkit/scm"
 	"github.com/fdkit/fdkit/socketpair"
 )
-
-// A talker is a client by hand.
-type talker struct {
-	*net.TCPConn
-	t  *testing.T
-	in *bufio.Reader
-}
-
-func dial(t *testing.T, ln net.Listener) *talker {
-	t.Helper()
-	c, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = c.Close() })
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	return &talker{c.(*net.TCPConn), t, bufio.NewReader(c)}
-}
 
 // copyListener passes ln through a socketpair, as to a successor.
 func copyListener(t *testing.T, ln *net.TCPListener) *net.TCPListener {
@@ -71,7 +51,7 @@ func TestShutdownUnderLoad(t *testing.T) {
 	}
 	srv, ended := serve(1, ln)
 	l := startLoad(ln.Addr().String(), 32)
-	for generation := uint64(2); generation <= 201 && l.failed.Load() == 0; generation++ {
+	for generation := uint64(2); generation <= 201 && l.Failed.Load() == 0; generation++ {
 		next := copyListener(t, ln)
 		nextSrv, nextEnded := serve(generation, next)
 		if err := srv.Shutdown(t.Context()); err != nil {
@@ -79,14 +59,14 @@ func TestShutdownUnderLoad(t *testing.T) {
 		}
 		<-ended
 		srv, ended, ln = nextSrv, nextEnded, next
-		enough := l.answered.Load() + 200
-		testutil.Eventually(t, "200 answers", func() bool { return l.answered.Load() > enough })
+		enough := l.Answered.Load() + 200
+		testutil.Eventually(t, "200 answers", func() bool { return l.Answered.Load() > enough })
 	}
-	l.stop()
+	l.Stop()
 	_ = srv.Close()
 	<-ended
-	failures := l.failures()
-	t.Logf("%d answers, %d failures", l.answered.Load(), len(failures))
+	failures := l.Failures()
+	t.Logf("%d answers, %d failures", l.Answered.Load(), len(failures))
 	if len(failures) == 0 {
 		t.Error("nothing failed in 200 plain Shutdowns: the clients do not notice")
 	}

@@ -6,6 +6,8 @@ import (
 	"math"
 	"os"
 	"time"
+
+	"github.com/fdkit/fdkit/internal/load"
 )
 
 // The size of the picture, and of the area with the bars in it.
@@ -50,7 +52,7 @@ func (p *plot) line(x1, y1, x2, y2 float64, attributes string) {
 }
 
 func (r *trial) plotSVG() []byte {
-	p := &plot{span: max(r.load.took, time.Millisecond)}
+	p := &plot{span: max(r.load.Took, time.Millisecond)}
 	p.width = time.Duration(niceStep(float64(p.span)/float64(time.Millisecond)/maxBars)) * time.Millisecond
 	bars := r.bars(p.width)
 	highest := 1
@@ -92,7 +94,7 @@ func (r *trial) plotSVG() []byte {
 
 func (r *trial) drawTitle(p *plot) {
 	p.text(plotLeft, 34, `font-size="19" font-weight="600" fill="#111827"`, "%s requests while the server was replaced %s",
-		count(int(r.load.answered.Load())), times(len(r.generations)-1))
+		count(int(r.load.Answered.Load())), times(len(r.generations)-1))
 	colour := "#15803d"
 	n := len(r.blame().failed)
 	if n > 0 {
@@ -107,7 +109,7 @@ func (r *trial) drawTitle(p *plot) {
 // bars returns how many requests each generation answered in each interval. The last interval is
 // left out if it is not whole.
 func (r *trial) bars(width time.Duration) [][]int {
-	bars := make([][]int, max(int(r.load.took/width), 1))
+	bars := make([][]int, max(int(r.load.Took/width), 1))
 	for i := range bars {
 		bars[i] = make([]int, len(r.generations))
 	}
@@ -115,9 +117,9 @@ func (r *trial) bars(width time.Duration) [][]int {
 	for g := range r.generations {
 		place[r.generations[g].pid] = g
 	}
-	for s := range r.load.samples() {
-		i := int(s.end() / width)
-		if g, known := place[int(s.pid)]; known && i < len(bars) {
+	for s := range r.load.Samples() {
+		i := int(s.End() / width)
+		if g, known := place[int(s.PID)]; known && i < len(bars) {
 			bars[i][g]++
 		}
 	}
@@ -193,7 +195,7 @@ func (r *trial) drawChanges(p *plot) {
 
 func (r *trial) drawFailures(p *plot) {
 	for _, f := range r.blame().failed {
-		x := p.x(f.at)
+		x := p.x(f.At)
 		p.line(x, plotBottom-9, x, plotBottom, `stroke="#b91c1c" stroke-width="1.5"`)
 	}
 }
@@ -201,7 +203,7 @@ func (r *trial) drawFailures(p *plot) {
 // drawLegend names the generations, as many as there is room for.
 func (r *trial) drawLegend(p *plot) {
 	const columns, column, row = 6, 151, 18
-	served := r.load.served()
+	served := r.load.Served()
 	for i, g := range r.generations {
 		if i == 2*columns-1 && len(r.generations) > 2*columns {
 			p.text(plotLeft+column*(columns-1), plotBottom+64+row, "", "and %d more", len(r.generations)-i)
@@ -209,7 +211,7 @@ func (r *trial) drawLegend(p *plot) {
 		}
 		x, y := float64(plotLeft+i%columns*column), float64(plotBottom+64+i/columns*row)
 		fmt.Fprintf(p, `<rect x="%.1f" y="%.1f" width="11" height="11" rx="2" fill="%s"/>`+"\n", x, y-10, colours[i%len(colours)])
-		p.text(x+17, y, "", "%d: %s requests", g.number, count(int(served[origin{g.number, g.pid}])))
+		p.text(x+17, y, "", "%d: %s requests", g.number, count(int(served[load.Origin{Generation: g.number, PID: g.pid}])))
 	}
 }
 

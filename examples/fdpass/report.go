@@ -9,6 +9,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/fdkit/fdkit/internal/load"
 )
 
 // aftermath is for how long after a hand-over a request still counts as made around it.
@@ -34,15 +36,16 @@ func (r *trial) write(w io.Writer) {
 	_ = table.Flush()
 	fmt.Fprintln(w)
 
-	answered := int(r.load.answered.Load())
-	slowest, _ := r.load.slowest()
+	answered := int(r.load.Answered.Load())
+	slowest, _ := slowestSecond(r.load)
 	total := func(what, n, remark string) {
 		fmt.Fprintln(w, strings.TrimRight(fmt.Sprintf("%-26s %9s   %s", what, n, remark), " "))
 	}
 	total("requests", count(answered), fmt.Sprintf("%s/s, %s in the slowest second",
-		count(r.load.rate(answered)), count(slowest)))
-	for k, n := range r.load.byKind() {
-		total("  "+kind(k).String(), count(n), "")
+		count(rate(r.load, answered)), count(slowest)))
+	answeredTo := r.load.ByKind()
+	for _, k := range mix[:len(mix)-1] {
+		total("  "+k.String(), count(answeredTo[k]), "")
 	}
 	blame := r.blame()
 	total("failed requests", count(len(blame.failed)), "")
@@ -52,7 +55,7 @@ func (r *trial) write(w io.Writer) {
 			total("refused", count(len(blame.refused)), "while nobody had the socket")
 		}
 	}
-	total("reconnects", count(r.load.reconnects()), "as the server asked")
+	total("reconnects", count(r.load.Reconnects()), "as the server asked")
 	if n := r.cut(); n > 0 {
 		total("cut by a drain", count(n), "")
 	}
@@ -77,14 +80,14 @@ func (r *trial) write(w io.Writer) {
 // latencies returns, each in order, how long requests took that were under way between a trigger and
 // a moment after its end, and the others.
 func (r *trial) latencies() (around, away []time.Duration) {
-	for s := range r.load.samples() {
+	for s := range r.load.Samples() {
 		near := slices.ContainsFunc(r.changes, func(c change) bool {
-			return s.end() >= c.trigger && s.start <= c.serving+aftermath
+			return s.End() >= c.trigger && s.Start <= c.serving+aftermath
 		})
 		if near {
-			around = append(around, s.duration())
+			around = append(around, s.Duration())
 		} else {
-			away = append(away, s.duration())
+			away = append(away, s.Duration())
 		}
 	}
 	slices.Sort(around)
@@ -100,20 +103,20 @@ func (r *trial) cut() (n int) {
 	return n
 }
 
-// slowest returns the fewest answers of any second, looked at each tenth of it, and when that second
+// slowestSecond returns the fewest answers of any second, looked at each tenth of it, and when that second
 // began. Of a shorter load it returns the rate.
-func (l *load) slowest() (answers int, at time.Duration) {
+func slowestSecond(l *load.Load) (answers int, at time.Duration) {
 	const step, steps = 100 * time.Millisecond, 10
-	buckets := make([]int, l.took/step)
+	buckets := make([]int, l.Took/step)
 	n := 0
-	for s := range l.samples() {
+	for s := range l.Samples() {
 		n++
-		if i := int(s.end() / step); i < len(buckets) {
+		if i := int(s.End() / step); i < len(buckets) {
 			buckets[i]++
 		}
 	}
 	if len(buckets) < steps {
-		return l.rate(n), 0
+		return rate(l, n), 0
 	}
 	answers = math.MaxInt
 	sum := 0
@@ -130,11 +133,11 @@ func (l *load) slowest() (answers int, at time.Duration) {
 }
 
 // rate returns how many in a second n in all are.
-func (l *load) rate(n int) int {
-	if l.took <= 0 {
+func rate(l *load.Load, n int) int {
+	if l.Took <= 0 {
 		return 0
 	}
-	return int(float64(n) / l.took.Seconds())
+	return int(float64(n) / l.Took.Seconds())
 }
 
 // percentile returns the smallest of times, which are in order, that p percent of them do not

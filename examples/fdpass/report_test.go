@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/internal/load"
 )
 
 const ms = time.Millisecond
@@ -58,35 +60,35 @@ func TestNumbers(t *testing.T) {
 }
 
 // answers is a load of one client with an answer every interval.
-func answers(took, interval time.Duration, generation func(time.Duration) uint64) *load {
-	c := &client{kind: keepAlive, served: map[origin]int64{}}
-	l := &load{took: took, clients: []*client{c}}
+func answers(took, interval time.Duration, generation func(time.Duration) uint64) *load.Load {
+	c := &load.Client{Kind: load.KeepAlive, Served: map[load.Origin]int64{}}
+	l := &load.Load{Took: took, Clients: []*load.Client{c}}
 	for t := time.Duration(0); t < took; t += interval {
 		g := generation(t)
 		if g == 0 {
 			continue // nobody answers
 		}
-		c.samples = append(c.samples, sample{start: t, took: 1000, pid: int32(100 * g)})
-		c.served[origin{g, int(100 * g)}]++
-		l.answered.Add(1)
+		c.Samples = append(c.Samples, load.Sample{Start: t, Took: 1000, PID: int32(100 * g)})
+		c.Served[load.Origin{Generation: g, PID: int(100 * g)}]++
+		l.Answered.Add(1)
 	}
 	return l
 }
 
 func TestSlowestSecond(t *testing.T) {
 	always := func(time.Duration) uint64 { return 1 }
-	if n, _ := answers(3*time.Second, 10*ms, always).slowest(); n < 99 || n > 100 {
+	if n, _ := slowestSecond(answers(3*time.Second, 10*ms, always)); n < 99 || n > 100 {
 		t.Errorf("%d answers in the slowest second", n)
 	}
-	if n, at := answers(3*time.Second, 10*ms, func(t time.Duration) uint64 {
+	if n, at := slowestSecond(answers(3*time.Second, 10*ms, func(t time.Duration) uint64 {
 		if t >= 1500*ms && t < 2*time.Second {
 			return 0
 		}
 		return 1
-	}).slowest(); n < 49 || n > 51 || at < 900*ms || at > 1500*ms {
+	})); n < 49 || n > 51 || at < 900*ms || at > 1500*ms {
 		t.Errorf("%d answers in the slowest second, at %v", n, at)
 	}
-	if n, _ := answers(500*ms, 10*ms, always).slowest(); n != 100 {
+	if n, _ := slowestSecond(answers(500*ms, 10*ms, always)); n != 100 {
 		t.Errorf("%d answers a second in half a second", n)
 	}
 }
@@ -125,10 +127,10 @@ func TestJudge(t *testing.T) {
 		{"all is well", func(*trial) {}, nil},
 		{"too slow", func(r *trial) { r.rate = 101 }, []string{"too few requests: "}},
 		{"a request failed", func(r *trial) {
-			r.load.clients[0].failures = []failure{{at: 1500 * ms, client: 3, kind: withPauses, err: errors.New("reset")}}
+			r.load.Clients[0].Failures = []load.Failure{{At: 1500 * ms, Client: 3, Kind: load.WithPauses, Err: errors.New("reset")}}
 		}, []string{"requests failed: 1 of 301", "failed request: 1.500 s, client 3 (kept alive, with pauses): reset"}},
 		{"an answer was lost", func(r *trial) { r.generations[0].requests++ }, []string{"wrong count: generation 1 served 101 requests, and clients have 100 answers"}},
-		{"somebody else answered", func(r *trial) { r.load.clients[0].served[origin{2, 7}]++ }, []string{"answers from an unknown process: generation 2, pid 7"}},
+		{"somebody else answered", func(r *trial) { r.load.Clients[0].Served[load.Origin{Generation: 2, PID: 7}]++ }, []string{"answers from an unknown process: generation 2, pid 7"}},
 	} {
 		r := sampleTrial()
 		tt.spoil(r)
@@ -172,7 +174,7 @@ cut by a drain                     1
 
 func TestPlot(t *testing.T) {
 	r := sampleTrial()
-	r.load.clients[0].failures = []failure{{at: 1500 * ms, client: 3, kind: withPauses, err: errors.New("reset")}}
+	r.load.Clients[0].Failures = []load.Failure{{At: 1500 * ms, Client: 3, Kind: load.WithPauses, Err: errors.New("reset")}}
 	svg := r.plotSVG()
 	for d := xml.NewDecoder(bytes.NewReader(svg)); ; {
 		if _, err := d.Token(); errors.Is(err, io.EOF) {
@@ -193,7 +195,7 @@ func TestPlot(t *testing.T) {
 
 // A trial that was interrupted at once is drawn as well.
 func TestPlotOfNothing(t *testing.T) {
-	r := &trial{load: &load{}, generations: []*generation{{number: 1, pid: 1}}}
+	r := &trial{load: &load.Load{}, generations: []*generation{{number: 1, pid: 1}}}
 	if svg := r.plotSVG(); !bytes.HasSuffix(svg, []byte("</svg>\n")) {
 		t.Errorf("%s", svg)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/fdkit/fdkit/handoff"
+	"github.com/fdkit/fdkit/internal/load"
 )
 
 const (
@@ -24,7 +25,7 @@ const (
 type trial struct {
 	options
 	service *service
-	load    *load
+	load    *load.Load
 
 	generations []*generation // number 1 first
 	changes     []change
@@ -61,6 +62,18 @@ type change struct {
 	to               *generation // nil if it failed
 }
 
+// mix is which kinds of clients there are, in turn.
+var mix = [...]load.Kind{load.New, load.KeepAlive, load.WithPauses, load.WithPauses}
+
+// startLoad starts n clients, of all kinds.
+func startLoad(addr string, n int) *load.Load {
+	o := load.Options{Addr: addr, Format: answerFormat}
+	for i := range n {
+		o.Kinds = append(o.Kinds, mix[i%len(mix)])
+	}
+	return load.Start(o)
+}
+
 // try makes the trial. Afterwards there is something to report if load is set.
 func (r *trial) try(ctx context.Context, stderr io.Writer) {
 	if r.kill.step == "offering" {
@@ -92,7 +105,7 @@ func (r *trial) try(ctx context.Context, stderr io.Writer) {
 	if err := r.upgradeAll(ctx); ctx.Err() == nil {
 		r.problem(err, "upgrade")
 	}
-	r.load.stop()
+	r.load.Stop()
 	r.problem(r.end(), "end the server")
 	p.stop()
 	r.judge()
@@ -158,16 +171,16 @@ func (r *trial) upgrade(ctx context.Context, kill bool) error {
 	}); err != nil {
 		return err
 	}
-	c := change{trigger: trigger.Sub(r.load.begin)}
+	c := change{trigger: trigger.Sub(r.load.Begin)}
 	defer func() { r.changes = append(r.changes, c) }()
 	if r.kept != nil {
-		c.serving = r.kept.At.Sub(r.load.begin)
+		c.serving = r.kept.At.Sub(r.load.Begin)
 		if !kill || r.killed == nil {
 			r.problem(errors.New(r.kept.Error), "hand over to generation "+fmt.Sprint(r.generations[r.current.Load()-1].number+1))
 		}
 		return nil
 	}
-	c.serving, c.to = r.serving.At.Sub(r.load.begin), r.find(r.serving.PID)
+	c.serving, c.to = r.serving.At.Sub(r.load.Begin), r.find(r.serving.PID)
 	c.to.handOver = c.serving - c.trigger
 	switch {
 	case r.paused != nil:
@@ -269,25 +282,25 @@ func (r *trial) judge() {
 	const details = 5
 	failures := r.blame().failed
 	if n := len(failures); n > 0 {
-		r.problem(errors.Errorf("%s of %s", count(n), count(n+int(r.load.answered.Load()))), "requests failed")
+		r.problem(errors.Errorf("%s of %s", count(n), count(n+int(r.load.Answered.Load()))), "requests failed")
 		for _, f := range failures[:min(n, details)] {
 			r.problem(errors.New(f.String()), "failed request")
 		}
 	}
-	if rate, at := r.load.slowest(); rate < r.rate {
+	if rate, at := slowestSecond(r.load); rate < r.rate {
 		r.problem(errors.Errorf("%d in the second from %.1f s on, at least %d were asked for", rate, at.Seconds(), r.rate), "too few requests")
 	}
 	// Nobody else asks this server, so it must have counted what its clients did.
-	served := r.load.served()
+	served := r.load.Served()
 	for _, g := range r.generations {
-		from := origin{g.number, g.pid}
+		from := load.Origin{Generation: g.number, PID: g.pid}
 		if n := served[from]; len(failures) == 0 && g.ended && n != g.requests {
 			r.problem(errors.Errorf("generation %d served %d requests, and clients have %d answers", g.number, g.requests, n), "wrong count")
 		}
 		delete(served, from)
 	}
 	for from := range served {
-		r.problem(errors.Errorf("generation %d, pid %d", from.generation, from.pid), "answers from an unknown process")
+		r.problem(errors.Errorf("generation %d, pid %d", from.Generation, from.PID), "answers from an unknown process")
 	}
 }
 
@@ -300,5 +313,5 @@ func (r *trial) problem(err error, what string) {
 
 func (r *trial) progress() string {
 	return fmt.Sprintf("generation %d of %d, %s requests, %d failed", r.current.Load(), r.upgrades+1,
-		count(int(r.load.answered.Load())), r.load.failed.Load())
+		count(int(r.load.Answered.Load())), r.load.Failed.Load())
 }

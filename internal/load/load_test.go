@@ -1,9 +1,11 @@
-package main
+package load
 
 import (
 	"bufio"
+	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -14,6 +16,8 @@ import (
 	"github.com/fdkit/fdkit/internal/testutil"
 )
 
+const format = "generation %d pid %d path %s\n"
+
 // accept gives both ends of a connection to the test.
 func accept(t *testing.T) (client, server *net.TCPConn) {
 	t.Helper()
@@ -22,7 +26,12 @@ func accept(t *testing.T) (client, server *net.TCPConn) {
 		t.Fatal(err)
 	}
 	defer ln.Close()
-	client = dial(t, ln).TCPConn
+	d, err := net.Dial("tcp", ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = d.Close() })
+	client = d.(*net.TCPConn)
 	c, err := ln.Accept()
 	if err != nil {
 		t.Fatal(err)
@@ -126,17 +135,17 @@ func TestClientNotices(t *testing.T) {
 					_ = c.Close()
 				}
 			}()
-			l := &load{begin: time.Now()}
-			c := &client{load: l, id: 7, kind: keepAlive, addr: ln.Addr().String(), served: map[origin]int64{}}
-			err = c.request()
+			l := &Load{Begin: time.Now(), options: Options{Addr: ln.Addr().String(), Format: format}}
+			c := &Client{load: l, id: 7, Kind: KeepAlive, Served: map[Origin]int64{}}
+			err = c.request(0)
 			c.hangUp()
 			_ = ln.Close()
 			if n := <-requests; n != 1 {
 				t.Errorf("%d requests were sent", n)
 			}
 			if tt.want == "" {
-				if err != nil || len(c.samples) != 1 || c.served[origin{1, 2}] != 1 {
-					t.Errorf("%v, %v, %v", err, c.samples, c.served)
+				if err != nil || len(c.Samples) != 1 || c.Served[Origin{1, 2}] != 1 {
+					t.Errorf("%v, %v, %v", err, c.Samples, c.Served)
 				}
 			} else if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v, want %q", err, tt.want)
@@ -152,12 +161,51 @@ func TestClientNoticesRefusal(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = ln.Close()
-	l := startLoad(ln.Addr().String(), 4)
-	testutil.Eventually(t, "failures", func() bool { return l.failed.Load() >= 4 })
-	l.stop()
-	for _, f := range l.failures() {
-		if !errors.Is(f.err, unix.ECONNREFUSED) {
+	l := Start(Options{Addr: ln.Addr().String(), Kinds: []Kind{New, KeepAlive, WithPauses, NewAtRate}, Format: format, Interval: time.Millisecond})
+	testutil.Eventually(t, "failures", func() bool { return l.Failed.Load() >= 4 })
+	l.Stop()
+	for _, f := range l.Failures() {
+		if !errors.Is(f.Err, unix.ECONNREFUSED) {
 			t.Error(f)
+		}
+	}
+}
+
+// A client at a fixed rate asks as often as it should, and a late request has waited since it was due.
+func TestFixedRate(t *testing.T) {
+	testutil.NoLeaks(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	stalled := make(chan struct{})
+	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasSuffix(r.URL.Path, "/3") {
+			<-stalled
+		}
+		_, _ = fmt.Fprintf(w, format, 1, 2, r.URL.Path)
+	})}
+	ended := make(chan error, 1)
+	go func() { ended <- srv.Serve(ln) }()
+	const interval = 5 * time.Millisecond
+	l := Start(Options{Addr: ln.Addr().String(), Kinds: []Kind{NewAtRate, KeptAtRate}, Format: format, Interval: interval})
+	testutil.Eventually(t, "two requests of each", func() bool { return l.Answered.Load() == 4 })
+	time.AfterFunc(20*interval, func() { close(stalled) })
+	testutil.Eventually(t, "those that were due meanwhile", func() bool { return l.Answered.Load() > 4+2*20 })
+	l.Stop()
+	_ = srv.Close()
+	<-ended
+	for _, c := range l.Clients {
+		if len(c.Failures) > 0 {
+			t.Error(c.Failures)
+		}
+		for i := range c.Samples[:len(c.Samples)-1] {
+			if got := c.Samples[i+1].Start - c.Samples[i].Start; got != interval {
+				t.Fatalf("%v: request %d was due %v after the one before", c.Kind, i+1, got)
+			}
+		}
+		if waited := c.Samples[3].Duration(); waited < 15*interval {
+			t.Errorf("%v: a request that was due while another was stalled took %v", c.Kind, waited)
 		}
 	}
 }
