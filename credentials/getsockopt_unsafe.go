@@ -3,6 +3,7 @@
 package credentials
 
 import (
+	"syscall"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -13,7 +14,7 @@ import (
 // the number that there would be. words must not be empty.
 func getsockoptWords(fd, option int, words []uint32) (int, error) {
 	size := uint32(4 * len(words))
-	_, _, errno := unix.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, uintptr(option),
+	_, _, errno := syscall.RawSyscall6(unix.SYS_GETSOCKOPT, uintptr(fd), unix.SOL_SOCKET, uintptr(option),
 		uintptr(unsafe.Pointer(&words[0])), uintptr(unsafe.Pointer(&size)), 0)
 	if errno != 0 {
 		return int(size / 4), errno

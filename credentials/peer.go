@@ -22,7 +22,7 @@ func Peer(c syscall.Conn) (Cred, error) {
 	var cred Cred
 	var err error
 	if u, ok := c.(*net.UnixConn); ok && connected(u) {
-		cred, err = sysfd.Ask(u, peerOfConnection)
+		cred, err = peerOfUnixConn(u)
 	} else {
 		cred, err = sysfd.Ask(c, peer)
 	}
@@ -30,6 +30,19 @@ func Peer(c syscall.Conn) (Cred, error) {
 		return Cred{}, errors.WithMessage(err, "credentials: ask for the peer")
 	}
 	return cred, nil
+}
+
+// peerOfUnixConn is sysfd.Ask without what makes that general, which is a tenth of its time.
+func peerOfUnixConn(c *net.UnixConn) (cred Cred, err error) {
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return Cred{}, err
+	}
+	var perr error
+	if err := raw.Control(func(fd uintptr) { cred, perr = peerOfConnection(int(fd)) }); err != nil {
+		return Cred{}, err
+	}
+	return cred, perr
 }
 
 // connected reports whether c is known to be a connection, without a system call: it had a peer when package
