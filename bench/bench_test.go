@@ -40,6 +40,10 @@ func report(b *testing.B, e *experiment, c Case) {
 func Benchmark(b *testing.B) {
 	for i := range experiments {
 		e := &experiments[i]
+		if err := e.possible(); err != nil {
+			b.Run(e.name, func(b *testing.B) { b.Skip(err) })
+			continue
+		}
 		for _, c := range e.cases() {
 			b.Run(c.String(), func(b *testing.B) { report(b, e, c) })
 		}

@@ -26,10 +26,19 @@ type contender struct {
 	pair   func(style socketpair.Style) (a, b end, err error) // works in one process only
 	only   []socketpair.Style                                 // nil: all of them
 	max    int                                                // descriptors in a message, 0: no limit
+	tcp    bool                                               // sends TCP sockets and not files
 }
 
 func (c *contender) can(style socketpair.Style, count int) bool {
 	return (c.only == nil || slices.Contains(c.only, style)) && (c.max == 0 || count <= c.max)
+}
+
+// payload makes what it sends.
+func (c *contender) payload(count int) (*payload, error) {
+	if c.tcp {
+		return newSockets(count)
+	}
+	return newPayload(count)
 }
 
 // ends makes a connected pair in this process.

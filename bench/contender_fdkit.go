@@ -15,6 +15,7 @@ var ours = []contender{
 	{name: "fdkit raw", over: over(newRaw)},
 	{name: "fdkit Send/Receive, lazy", pair: lazy(newHigh)},
 	{name: "fdkit Send/Receive", over: over(newHigh)},
+	{name: "fdkit Send/Receive of TCP sockets", over: over(newHigh), tcp: true},
 	{name: "fdkit Send/Receive, taken", over: over(newTaking)},
 }
 

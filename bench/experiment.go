@@ -1,7 +1,9 @@
 package main
 
 import (
+	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 
@@ -66,9 +68,20 @@ func (e *experiment) cases() (all []Case) {
 
 // run measures a case.
 func (e *experiment) run(c Case, rounds int, slice time.Duration) ([]Result, error) {
+	if err := e.possible(); err != nil {
+		return nil, err
+	}
 	subjects, err := e.subjects(c.style(), c.Count)
 	if err != nil {
 		return nil, err
 	}
 	return measure(c, subjects, rounds, slice)
+}
+
+// possible returns why an experiment cannot be made here, or nil.
+func (e *experiment) possible() error {
+	if e.name == "flood" && os.Geteuid() != 0 {
+		return errors.New("the descriptors that a user has in flight are limited, and root's are not")
+	}
+	return nil
 }

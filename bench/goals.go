@@ -31,7 +31,7 @@ var goals = []goal{
 
 // goals writes how far we are from each goal.
 func (r *Report) goals(p *page) {
-	rows := [][]string{{"goal", "× C", "measured", ""}}
+	rows := [][]string{{"goal", "at most", "measured", ""}}
 	for _, g := range goals {
 		x, ok := r.find(g.c, g.contender)
 		if !ok {
@@ -63,10 +63,29 @@ func (r *Report) goals(p *page) {
 				fmt.Sprintf("%.2f", limit), fmt.Sprintf("%.2f", x.Ratio.Median), verdict(x.Ratio.Median, limit)})
 		}
 	}
+	if x, ok := r.transfer(listeners, 1, "fdkit handoff", false); ok {
+		rows = append(rows, milliseconds("a listener, from the connection until it accepts", 1, x.Last.Median/1e6))
+	}
+	for _, x := range r.Restarts {
+		if x.Technique != techniques[0].name || x.Skipped != "" {
+			continue
+		}
+		what := fmt.Sprintf("%d upgrades, %s: ", x.Upgrades, x.Mode)
+		rows = append(rows, []string{what + "failed requests", "0", fmt.Sprint(x.Failed), verdict(float64(x.Failed), 0)})
+		if x.Mode == manyLive.name {
+			rows = append(rows, milliseconds(what+"slowest request", 65, x.Slowest))
+		} else {
+			rows = append(rows, []string{what + "p99.9 around them, to steady running", "1.25", fmt.Sprintf("%.2f", x.Around/x.Away), verdict(x.Around/x.Away, 1.25)})
+		}
+	}
 	if len(rows) > 1 {
 		p.line("### Goals\n")
 		p.table(rows)
 	}
+}
+
+func milliseconds(what string, limit, got float64) []string {
+	return []string{what, fmt.Sprintf("%.0f ms", limit), fmt.Sprintf("%.3g ms", got), verdict(got, limit)}
 }
 
 const missed = "missed"

@@ -4,10 +4,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"os/signal"
 	"regexp"
+	"syscall"
 	"time"
-
-	"github.com/pkg/errors"
 )
 
 // options are what the command line says.
@@ -28,10 +28,18 @@ func main() {
 	only := flag.String("only", "", "run only what matches this `pattern`, such as message/SOCK_STREAM or exchange")
 	flag.StringVar(&o.out, "out", "", "write results.json, results.md and ratios.svg into this `folder`")
 	flag.StringVar(&o.page, "page", "", "put the tables of a run of everything into this Markdown `file`, between its markers")
-	flag.IntVar(&o.rounds, "rounds", 60, "`number` of turns of each contender")
+	flag.IntVar(&o.rounds, "rounds", 40, "`number` of turns of each contender")
 	flag.DurationVar(&o.slice, "slice", 4*time.Millisecond, "`length` of a turn")
 	flag.Parse()
 	o.all = *only == ""
+	interrupted := make(chan os.Signal, 1)
+	signal.Notify(interrupted, syscall.SIGINT, syscall.SIGTERM)
+	go func() {
+		<-interrupted
+		killGroups()
+		cleanUp()
+		os.Exit(130)
+	}()
 	var err error
 	if o.only, err = regexp.Compile(*only); err == nil {
 		err = o.run()
@@ -54,7 +62,8 @@ func (o *options) run() error {
 			fmt.Fprintf(os.Stderr, "%s\n", c)
 			results, err := e.run(c, o.rounds, o.slice)
 			if err != nil {
-				return errors.WithMessage(err, c.String())
+				r.leaveOut(c.String() + ": " + err.Error())
+				continue
 			}
 			if err := addCalls(results); err != nil {
 				r.leaveOut("the count of system calls: " + err.Error())
@@ -69,9 +78,16 @@ func (o *options) run() error {
 		fmt.Fprintf(os.Stderr, "many/%s\n", what)
 		all, err := transfers(what, transferCounts, min(o.rounds, transferRounds))
 		if err != nil {
-			return err
+			r.leaveOut("many/" + what + ": " + err.Error())
+			continue
 		}
 		r.Transfers = append(r.Transfers, all...)
+	}
+	r.Restarts = restarts(o.only.MatchString, 2, upgradesOfRun, func(name string) { fmt.Fprintln(os.Stderr, name) })
+	for _, x := range r.Restarts {
+		if x.Skipped != "" {
+			r.leaveOut(x.Technique + ": " + x.Skipped)
+		}
 	}
 	return r.write()
 }

@@ -53,6 +53,7 @@ func (r *Report) markdown() []byte {
 		}
 	}
 	r.many(p)
+	r.restarted(p)
 	return bytes.TrimSpace(p.Bytes())
 }
 

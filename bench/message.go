@@ -48,7 +48,7 @@ func messagesOf(c *contender, style socketpair.Style, count int) (subject, error
 
 // place makes a pair of ends and what to send.
 func place(c *contender, style socketpair.Style, count int) (a, b end, p *payload, err error) {
-	if p, err = newPayload(count); err != nil {
+	if p, err = c.payload(count); err != nil {
 		return nil, nil, nil, err
 	}
 	if a, b, err = c.ends(style); err != nil {

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"io"
+	"net"
 	"os"
 	"syscall"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/sysfd"
 )
 
 // A payload is what travels in each message: a byte and some open files, in every form in which a contender
@@ -30,9 +34,30 @@ func newPayload(count int) (*payload, error) {
 	return p, nil
 }
 
+// newSockets makes a payload of listening sockets. It has no files.
+func newSockets(count int) (*payload, error) {
+	p := &payload{data: []byte("x")}
+	for range count {
+		ln, err := net.ListenTCP("tcp", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			p.close()
+			return nil, err
+		}
+		p.conns = append(p.conns, ln)
+		if err := sysfd.Control(ln, func(fd int) error {
+			p.numbers = append(p.numbers, fd)
+			return nil
+		}); err != nil {
+			p.close()
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
 func (p *payload) close() {
-	for _, f := range p.files {
-		_ = f.Close()
+	for _, c := range p.conns {
+		_ = c.(io.Closer).Close()
 	}
 }
 

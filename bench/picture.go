@@ -17,7 +17,7 @@ const (
 )
 
 // colours are told apart in this order also by who does not see red and green.
-var colours = []string{"#1f4e9c", "#3b82d0", "#7fb4d6", "#0f766e", "#4fa58a", "#94c9a9", "#f2a541", "#c9596b", "#8a6fb0", "#b08a4f", "#d08fb0", "#6b7280"}
+var colours = []string{"#111827", "#1f4e9c", "#3b82d0", "#7fb4d6", "#0f766e", "#4fa58a", "#94c9a9", "#f2a541", "#c9596b", "#8a6fb0", "#b08a4f", "#d08fb0", "#6b7280", "#c2410c"}
 
 func (r *Report) picture() []byte {
 	var p bytes.Buffer
@@ -77,7 +77,7 @@ func (r *Report) picture() []byte {
 	}
 	slices.SortFunc(labels, func(a, b label) int { return int(math.Copysign(1, a.y-b.y)) })
 	for i, l := range labels {
-		y := float64(areaTop + 12 + i*30)
+		y := float64(areaTop + 12 + i*28)
 		fmt.Fprintf(&p, `<rect x="%d" y="%.1f" width="16" height="4" fill="%s"/>`+"\n", areaRight+40, y-6, l.colour)
 		text(areaRight+64, y, "", "%s", l.name)
 	}

@@ -104,7 +104,7 @@ func floods(style socketpair.Style, count int) (subjects []subject, err error) {
 
 // withProcess is a contender that has another process do something.
 func withProcess(c *contender, role string, style socketpair.Style, count int, run func(end, *payload, int) error) (subject, error) {
-	p, err := newPayload(count)
+	p, err := c.payload(count)
 	if err != nil {
 		return subject{}, err
 	}

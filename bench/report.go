@@ -28,6 +28,7 @@ type Report struct {
 	LeftOut   []string          `json:"left_out,omitempty"`
 	Results   []Result          `json:"results"`
 	Transfers []Transfer        `json:"transfers,omitempty"`
+	Restarts  []Restart         `json:"restarts,omitempty"`
 
 	options *options
 	begin   time.Time
@@ -60,7 +61,10 @@ func machine() string {
 }
 
 func versions() map[string]string {
-	all := map[string]string{"go": runtime.Version(), "cc": firstLine("cc", "--version")}
+	all := map[string]string{
+		"go": runtime.Version(), "cc": firstLine("cc", "--version"),
+		"nginx": firstLine("nginx", "-v"), "haproxy": firstLine("haproxy", "-v"),
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return all
@@ -77,6 +81,7 @@ func versions() map[string]string {
 var measured = []string{
 	"golang.org/x/sys", "gvisor.dev/gvisor", "github.com/opencontainers/runc", "github.com/mdlayher/socket",
 	"github.com/ftrvxmtrx/fd", "github.com/hugelgupf/socketpair", "github.com/tailscale/peercred",
+	"github.com/cloudflare/tableflip", "github.com/jpillora/overseer", "github.com/fvbock/endless",
 }
 
 func firstLine(command string, args ...string) string {

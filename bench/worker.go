@@ -94,7 +94,7 @@ func (j job) work(f func(e end, p *payload) error) error {
 	if err != nil {
 		return err
 	}
-	p, err := newPayload(j.count)
+	p, err := contenders[i].payload(j.count)
 	if err != nil {
 		return err
 	}

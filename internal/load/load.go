@@ -62,6 +62,9 @@ func Start(o Options) *Load {
 	return l
 }
 
+// Interval is the time in which each client at a fixed rate asks once, 0 if there is none.
+func (l *Load) Interval() time.Duration { return l.options.Interval }
+
 // Stop lets each client finish its request. What the clients saw may be read afterwards.
 func (l *Load) Stop() {
 	close(l.stopping)
