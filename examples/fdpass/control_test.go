@@ -50,7 +50,7 @@ func TestShutdownUnderLoad(t *testing.T) {
 		return srv, ended
 	}
 	srv, ended := serve(1, ln)
-	l := startLoad(ln.Addr().String(), 32)
+	l := startLoad(ln.Addr().String(), "mix", 32)
 	for generation := uint64(2); generation <= 201 && l.Failed.Load() == 0; generation++ {
 		next := copyListener(t, ln)
 		nextSrv, nextEnded := serve(generation, next)

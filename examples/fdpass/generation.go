@@ -49,6 +49,7 @@ func serverProcess(m mode) error {
 	}()
 	s := new(server)
 	o := handoff.Options{Name: "fdpass", Events: s.tell}
+	o.Deadlines.Probation = 100 * time.Millisecond // kept-alive connections move after it, and generations are short-lived here
 	if m == takeover {
 		o.Socket = filepath.Join(os.Getenv(folderVariable), "socket")
 	} else {

@@ -47,6 +47,7 @@ type options struct {
 	upgrades int
 	every    time.Duration
 	clients  int
+	mix      string
 	rate     int
 	addr     string
 	plot     string
@@ -61,7 +62,8 @@ func parse(args []string, stdout, stderr io.Writer) (o options, err error) {
 	flags.IntVar(&o.upgrades, "upgrades", 5, "replace the server `N` times")
 	flags.IntVar(&o.upgrades, "n", 5, "short for --upgrades `N`")
 	flags.DurationVar(&o.every, "every", 400*time.Millisecond, "serve for `DURATION` before each upgrade and after the last")
-	flags.IntVar(&o.clients, "clients", 16, "ask with `N` clients: each fourth makes a new connection for each request,\neach fourth keeps one and never rests, the others keep one and rest a few ms each time")
+	flags.IntVar(&o.clients, "clients", 16, "ask with `N` clients")
+	flags.StringVar(&o.mix, "load", "mix", "`WHICH` clients: new makes a connection for each request, keep keeps one and never rests,\nthink keeps one and rests a few ms each time; of a mix half think, and a quarter each is new and keep")
 	flags.IntVar(&o.rate, "rate", 200, "fail if in any second there are fewer than `N` answers")
 	flags.StringVar(&o.addr, "addr", "127.0.0.1:0", "listen on `HOST:PORT`; port 0 is a free one")
 	flags.StringVar(&o.plot, "plot", "", "draw the requests of each generation over time into `FILE.svg`")
@@ -82,6 +84,8 @@ func parse(args []string, stdout, stderr io.Writer) (o options, err error) {
 	switch {
 	case flags.NArg() > 0:
 		err = errors.Errorf("unexpected argument %q, see --help", flags.Arg(0))
+	case mixes[o.mix] == nil:
+		err = errors.Errorf("--load %s: it is new, keep, think or mix", o.mix)
 	case o.mode != child && o.mode != takeover:
 		err = errors.Errorf("--mode %s: it is child or takeover", o.mode)
 	case o.kill.step != "" && o.upgrades < 1:

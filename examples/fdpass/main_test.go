@@ -227,6 +227,7 @@ func TestArguments(t *testing.T) {
 		{[]string{"5"}, statusUsage, "", `fdpass: unexpected argument "5", see --help`},
 		{[]string{"-n", "-1"}, statusUsage, "", "fdpass: --upgrades and --rate cannot be negative"},
 		{[]string{"--clients", "0"}, statusUsage, "", "more than 0"},
+		{[]string{"--load", "all"}, statusUsage, "", "fdpass: --load all: it is new, keep, think or mix"},
 		{[]string{"--mode", "magic"}, statusUsage, "", "fdpass: --mode magic: it is child or takeover"},
 		{[]string{"--kill", "successor@home"}, statusUsage, "", "it is one of [successor@adopted "},
 		{[]string{"--kill", "successor@ready", "-n", "0"}, statusUsage, "", "fdpass: --kill needs an upgrade"},

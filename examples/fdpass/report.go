@@ -44,7 +44,7 @@ func (r *trial) write(w io.Writer) {
 	total("requests", count(answered), fmt.Sprintf("%s/s, %s in the slowest second",
 		count(rate(r.load, answered)), count(slowest)))
 	answeredTo := r.load.ByKind()
-	for _, k := range mix[:len(mix)-1] {
+	for _, k := range slices.Compact(slices.Clone(mixes[r.mix])) {
 		total("  "+k.String(), count(answeredTo[k]), "")
 	}
 	blame := r.blame()

@@ -106,7 +106,7 @@ func sampleTrial() *trial {
 			return 2
 		}),
 	}
-	r.upgrades = 2
+	r.upgrades, r.mix = 2, "mix"
 	return r
 }
 

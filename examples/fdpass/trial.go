@@ -62,14 +62,19 @@ type change struct {
 	to               *generation // nil if it failed
 }
 
-// mix is which kinds of clients there are, in turn.
-var mix = [...]load.Kind{load.New, load.KeepAlive, load.WithPauses, load.WithPauses}
+// mixes are which kinds of clients there are, in turn, by the name of --load.
+var mixes = map[string][]load.Kind{
+	"mix":   {load.New, load.KeepAlive, load.WithPauses, load.WithPauses},
+	"new":   {load.New},
+	"keep":  {load.KeepAlive},
+	"think": {load.WithPauses},
+}
 
-// startLoad starts n clients, of all kinds.
-func startLoad(addr string, n int) *load.Load {
+// startLoad starts n clients of a mix.
+func startLoad(addr, mix string, n int) *load.Load {
 	o := load.Options{Addr: addr, Format: answerFormat}
 	for i := range n {
-		o.Kinds = append(o.Kinds, mix[i%len(mix)])
+		o.Kinds = append(o.Kinds, mixes[mix][i%len(mixes[mix])])
 	}
 	return load.Start(o)
 }
@@ -100,7 +105,7 @@ func (r *trial) try(ctx context.Context, stderr io.Writer) {
 		r.problem(err, "start the server")
 		return
 	}
-	r.load = startLoad(addr, r.clients)
+	r.load = startLoad(addr, r.mix, r.clients)
 	p := startProgress(stderr, r.progress)
 	if err := r.upgradeAll(ctx); ctx.Err() == nil {
 		r.problem(err, "upgrade")
