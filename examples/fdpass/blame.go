@@ -18,9 +18,9 @@ const killMoment = 250 * time.Millisecond
 type blame struct {
 	failed []load.Failure // the service's: there must be none
 
-	// What a process that killed itself was answering. On a connection on which a client has had an
-	// answer, that says who it was. On one without, it is a guess from the time, and so it is one for each
-	// client at most.
+	// What a process that killed itself was answering. On a connection on which it gave the last answer, that
+	// is sure. On one without an answer, or with one of a generation before, from which the connection may
+	// have moved, it is a guess from the time, and so it is one for each client at most.
 	died []load.Failure
 
 	// What was asked while nobody had the socket, after a predecessor died that had not yet passed it.
@@ -34,7 +34,7 @@ func (r *trial) blame() (b blame) {
 		switch {
 		case r.killed == nil:
 			b.failed = append(b.failed, f)
-		case r.died(f) && (f.Last != 0 || !cut[f.Client]):
+		case r.died(f) && (f.Last == r.killed.PID || !cut[f.Client]):
 			cut[f.Client] = true
 			b.died = append(b.died, f)
 		case r.refused(f):
@@ -49,12 +49,13 @@ func (r *trial) blame() (b blame) {
 // died reports whether f was on a connection that was cut because its process killed itself.
 func (r *trial) died(f load.Failure) bool {
 	at := r.killed.At.Sub(r.load.Begin)
+	killed, last := r.find(r.killed.PID), r.find(f.Last)
 	switch {
-	case r.find(r.killed.PID) == nil: // it never accepted anything
+	case killed == nil: // it never accepted anything
 		return false
 	case f.Connected == 0 || !isAny(f.Err, io.EOF, io.ErrUnexpectedEOF, syscall.ECONNRESET, syscall.EPIPE):
 		return false
-	case f.Last == 0:
+	case f.Last == 0, last != nil && last.number < killed.number:
 		return f.At >= at && f.At <= at+killMoment && f.Connected <= at+killMoment
 	}
 	return f.Last == r.killed.PID && f.At >= at

@@ -106,8 +106,8 @@ const killHelp = `  successor@adopted        it has everything, and prepares its
   predecessor@paused       nobody accepts at this moment
   predecessor@handed-over  the successor serves, the last requests are still here
 What the killed process was itself answering dies with it, and is counted apart from what
-failed: on kept-alive connections by who gave the last answer; on those without an answer
-by the time, 250 ms from the kill on, and once for each client at most. At
+failed: on kept-alive connections by who gave the last answer; on those without one, or which
+may have moved since, by the time, 250 ms from the kill on, and once for each client at most. At
 predecessor@offering nobody else has the socket: what is refused until the successor has
 made one is counted too, and the port is chosen before the server starts`
 
