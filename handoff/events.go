@@ -34,7 +34,11 @@ type Event struct {
 	Took  time.Duration // paused: until nobody accepted; handed over: since the pause began; drained: so long
 	Total int           // items: of so many
 	Count int           // adopted, items: so many; moved: connections; drained: connections that were cut
-	Err   error         // the reason, where something failed
+	// Dropped is how many datagrams the kernel had no room for, from the pause until the successor served for good,
+	// of all sockets of a handed over service. See SetReadBuffer for more room.
+	Dropped int
+
+	Err error // the reason, where something failed
 }
 
 // tell logs an event and reports it.
@@ -58,6 +62,10 @@ func (s *Service) tell(e Event) {
 	}
 	if e.Count != 0 {
 		attrs = append(attrs, slog.Int("count", e.Count))
+	}
+	if e.Dropped != 0 {
+		level = slog.LevelWarn
+		attrs = append(attrs, slog.Int("dropped", e.Dropped))
 	}
 	if e.Total != 0 {
 		attrs = append(attrs, slog.Int("total", e.Total))

@@ -446,6 +446,7 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 		return s.refuse(ctx, c, err)
 	}
 	var paused time.Time
+	var dropped uint32
 	err = Offer(ctx, c, Offering{
 		Name: s.options.Name, Generation: s.generation, Items: items,
 		Policy: s.options.Policy, Deadlines: s.options.Deadlines,
@@ -454,7 +455,7 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 			s.tell(Event{Kind: EventItems, Count: n, Total: total})
 		},
 		Pause: func(ctx context.Context) (Final, error) {
-			paused = time.Now()
+			paused, dropped = time.Now(), s.dropped()
 			s.arrivals.end(ctx)
 			for _, k := range s.all() {
 				if err := k.pause(ctx); err != nil {
@@ -485,8 +486,9 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 	})
 	switch {
 	case err == nil:
+		dropped = s.dropped() - dropped // modulo 2^32
 		s.release()
-		s.tell(Event{Kind: EventHanded, Took: time.Since(paused)})
+		s.tell(Event{Kind: EventHanded, Took: time.Since(paused), Dropped: int(dropped)})
 		m.handed()
 		if s.initial != nil {
 			s.initial.follow()
@@ -503,6 +505,18 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 	}
 	m.close()
 	return err
+}
+
+// dropped returns how many datagrams the kernel has dropped for want of room, of all packet sockets together. It
+// counts modulo 2^32.
+func (s *Service) dropped() (n uint32) {
+	for _, k := range s.all() {
+		if k.packet != nil {
+			d, _ := k.packet.base().dropped() // Linux alone can tell
+			n += d
+		}
+	}
+	return n
 }
 
 // refuse tells a successor why it cannot have the service.

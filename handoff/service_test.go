@@ -193,7 +193,7 @@ func (c serviceConfig) injectFault() {
 // line is what a service says on standard output.
 type line struct {
 	Event, Error, Addr, State, Name string
-	PID                             int
+	PID, Dropped                    int
 }
 
 // running is a generation of the test's service.

@@ -23,7 +23,18 @@ import (
 // anEcho is a UDP service that sends every datagram back, and keeps a memfd.
 var anEcho = testutil.NewHelper("echo", func(args []string) error {
 	ctx := context.Background()
-	svc, err := Start(ctx, Options{Name: "echo", Socket: args[0], Deadlines: Deadlines{Probation: 20 * time.Millisecond}})
+	o := Options{Name: "echo", Socket: args[0], Deadlines: Deadlines{Probation: 20 * time.Millisecond}}
+	if len(args) > 2 { // its pause ends with standard input
+		o.Deadlines.MaxPause = 20 * time.Second
+		o.Final = func(context.Context) (Final, error) {
+			_, err := io.Copy(io.Discard, os.Stdin)
+			return Final{}, err
+		}
+	}
+	o.Events = func(e Event) {
+		_ = json.NewEncoder(os.Stdout).Encode(line{Event: string(e.Kind), PID: os.Getpid(), Dropped: e.Dropped})
+	}
+	svc, err := Start(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -169,4 +180,48 @@ func TestServiceUDP(t *testing.T) {
 	if err := <-first.ended; err != nil {
 		t.Errorf("the last one: %v", err)
 	}
+}
+
+// What comes in a pause and does not fit into the kernel's queue is counted, to the datagram.
+func TestServiceUDPDropped(t *testing.T) {
+	c := config(t)
+	cmd := anEcho.Command(t, c.Socket, "127.0.0.1:0", "hold")
+	hold, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer hold.Close()
+	first := launchCommand(t, cmd)
+	ready := first.await("ready")
+	client, err := net.Dial("udp", ready.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	second := launchHelper(t, anEcho, c.Socket, "127.0.0.1:0")
+	first.await(string(EventPaused))
+	const sent = 3000 // the default queue holds some hundreds
+	for i := range uint32(sent) {
+		if _, err := client.Write(binary.BigEndian.AppendUint32(nil, i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	hold.Close()
+	second.await("ready")
+	handed := first.await(string(EventHanded))
+	answered := 0
+	p := make([]byte, 10)
+	for _ = client.SetReadDeadline(time.Now().Add(20 * time.Second)); answered < sent-handed.Dropped; answered++ {
+		if _, err := client.Read(p); err != nil {
+			t.Fatalf("%d answers, %d sent, %d dropped: %v", answered, sent, handed.Dropped, err)
+		}
+	}
+	_ = client.SetReadDeadline(time.Now().Add(300 * time.Millisecond)) // that nothing comes has no event
+	if _, err := client.Read(p); err == nil {
+		t.Error("more answers than were not dropped")
+	}
+	if handed.Dropped == 0 {
+		t.Error("nothing was dropped: the queue is too large for this test")
+	}
+	t.Logf("%d of %d dropped", handed.Dropped, sent)
 }
