@@ -1,0 +1,186 @@
+package supervise
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pkg/errors"
+
+	"github.com/fdkit/fdkit/credentials"
+)
+
+// The control socket is a stream: the client writes one Request as JSON and reads one Answer. Both ends
+// talk to the same user and to root only.
+
+// A Request is one command.
+type Request struct {
+	Do string `json:"do"` // restart, replace or status
+}
+
+// An Answer is what became of it.
+type Answer struct {
+	Error   string  `json:"error,omitempty"`
+	Status  *Status `json:"status,omitempty"`
+	Version string  `json:"version,omitempty"` // of the replacement
+}
+
+// most is more than any request has.
+const most = 4096
+
+var whom = credentials.AnyOf(credentials.SameUser(), credentials.Root())
+
+var serviceName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+
+// CheckName says whether a service may be called so.
+func CheckName(name string) error {
+	if !serviceName.MatchString(name) {
+		return errors.Errorf("%q is no name for a service: letters, digits, and _ . - only", name)
+	}
+	return nil
+}
+
+const suffix = ".sock"
+
+// folders are where control sockets may be, best first. Those of root do not depend on whether it logged
+// in.
+func folders() (dirs []string) {
+	if os.Geteuid() == 0 {
+		return []string{"/run/fdpass"}
+	}
+	if dir := os.Getenv("XDG_RUNTIME_DIR"); filepath.IsAbs(dir) {
+		dirs = append(dirs, filepath.Join(dir, "fdpass"))
+	}
+	return append(dirs, filepath.Join("/run/user", strconv.Itoa(os.Geteuid()), "fdpass"))
+}
+
+// abstract is the beginning of the names for users without such a folder, as in a container.
+func abstract() string { return fmt.Sprintf("@fdpass/%d/", os.Geteuid()) }
+
+// Addresses are where the control socket of a service may be, best first.
+func Addresses(name string) (all []string) {
+	for _, dir := range folders() {
+		all = append(all, filepath.Join(dir, name+suffix))
+	}
+	return append(all, abstract()+name)
+}
+
+// running lists the control sockets that are there, by name. Some may be dead.
+func running() map[string]string {
+	found := map[string]string{}
+	names, err := os.ReadFile("/proc/net/unix")
+	if err == nil {
+		for _, line := range strings.Split(string(names), "\n") {
+			if _, name, ok := strings.Cut(line, " "+abstract()); ok && serviceName.MatchString(name) {
+				found[name] = abstract() + name
+			}
+		}
+	}
+	for _, dir := range slices.Backward(folders()) {
+		paths, err := filepath.Glob(filepath.Join(dir, "*"+suffix))
+		if err != nil {
+			continue
+		}
+		for _, path := range paths {
+			found[strings.TrimSuffix(filepath.Base(path), suffix)] = path
+		}
+	}
+	return found
+}
+
+// Dial connects to the control socket at address, or to that of the named service, or if both are empty
+// to that of the only service there is. It gives the connection to the caller.
+func Dial(ctx context.Context, address, name string) (net.Conn, error) {
+	if address != "" {
+		return dial(ctx, address)
+	}
+	found := running()
+	if name != "" {
+		where, ok := found[name]
+		if !ok {
+			return nil, errors.Errorf("no service is called %q here: fdpass serve --name, or --control PATH if it has one", name)
+		}
+		return dial(ctx, where)
+	}
+	var only net.Conn
+	var names []string
+	for _, name := range slices.Sorted(keys(found)) {
+		c, err := dial(ctx, found[name])
+		if err != nil {
+			continue // one that was killed left it
+		}
+		if names = append(names, name); only == nil {
+			only = c
+		} else {
+			_ = c.Close()
+		}
+	}
+	if len(names) == 1 {
+		return only, nil
+	}
+	if only != nil {
+		_ = only.Close()
+		return nil, errors.Errorf("which one? %s", strings.Join(names, ", "))
+	}
+	return nil, errors.New("no fdpass serve runs here, or not as this user; --control PATH if it has one of its own")
+}
+
+func keys(m map[string]string) func(yield func(string) bool) {
+	return func(yield func(string) bool) {
+		for k := range m {
+			if !yield(k) {
+				return
+			}
+		}
+	}
+}
+
+func dial(ctx context.Context, address string) (net.Conn, error) {
+	var d net.Dialer
+	c, err := d.DialContext(ctx, "unix", address)
+	if err != nil {
+		if errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, syscall.ENOENT) {
+			return nil, errors.WithMessage(err, "it does not run")
+		}
+		return nil, err
+	}
+	// What listens there decides what we tell the caller: not a stranger.
+	if err := whom.Check(c.(*net.UnixConn)); err != nil {
+		_ = c.Close()
+		return nil, errors.WithMessage(err, address)
+	}
+	return c, nil
+}
+
+// Ask sends a request over c, which it borrows, and waits for the answer or ctx. An answer that is an
+// error is one.
+func Ask(ctx context.Context, c net.Conn, r Request) (*Answer, error) {
+	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	err := json.NewEncoder(c).Encode(r)
+	var a Answer
+	if err == nil {
+		err = json.NewDecoder(c).Decode(&a)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
+		return nil, errors.New("it ended, or was replaced, before it answered")
+	case err != nil:
+		return nil, err
+	case a.Error != "":
+		return nil, errors.New(a.Error)
+	}
+	return &a, nil
+}

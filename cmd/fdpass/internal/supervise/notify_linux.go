@@ -1,0 +1,180 @@
+package supervise
+
+import (
+	"crypto/rand"
+	"fmt"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/pkg/errors"
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/scm"
+)
+
+// A notifySocket is the NOTIFY_SOCKET of one generation, sd_notify(3). It is an abstract name: a program
+// that has changed its user can still write to it, no path is left behind, and the random part is known to
+// this generation alone.
+type notifySocket struct {
+	name string // as in NOTIFY_SOCKET
+	conn *scm.Conn
+	raw  syscall.RawConn
+}
+
+func newNotifySocket(service string, generation int) (*notifySocket, error) {
+	name := fmt.Sprintf("@fdpass/notify/%s/%d/%s", service, generation, rand.Text())
+	c, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Net: "unixgram", Name: name})
+	if err != nil {
+		return nil, err
+	}
+	n, err := wrapNotifySocket(c, name)
+	if err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// resumeNotifySocket takes over the number of one that was inherited.
+func resumeNotifySocket(fd int, name string) (*notifySocket, error) {
+	file := os.NewFile(uintptr(fd), name)
+	defer file.Close()
+	c, err := net.FilePacketConn(file)
+	if err != nil {
+		return nil, err
+	}
+	u, ok := c.(*net.UnixConn)
+	if !ok {
+		_ = c.Close()
+		return nil, errors.Errorf("descriptor %d is no notification socket", fd)
+	}
+	n, err := wrapNotifySocket(u, name)
+	if err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	return n, nil
+}
+
+// wrapNotifySocket takes c over, if it succeeds.
+func wrapNotifySocket(c *net.UnixConn, name string) (*notifySocket, error) {
+	conn, err := scm.NewConn(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.SetPassCred(true); err != nil {
+		return nil, err
+	}
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	return &notifySocket{name, conn, raw}, nil
+}
+
+// wait blocks until there is a message, which it leaves where it is, or until Close.
+func (n *notifySocket) wait() error {
+	return n.raw.Read(pollIn)
+}
+
+// readable reports whether a message waits. It is false of nil.
+func (n *notifySocket) readable() (ready bool) {
+	if n == nil {
+		return false
+	}
+	_ = n.raw.Control(func(fd uintptr) { ready = pollIn(fd) })
+	return ready
+}
+
+func pollIn(fd uintptr) bool {
+	poll := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}
+	n, err := unix.Poll(poll, 0)
+	return err == nil && n > 0
+}
+
+// A notification is one message.
+type notification struct {
+	pid    int
+	uid    uint32
+	ready  bool
+	status *string
+	extend time.Duration
+}
+
+// receive takes the message that wait saw. Descriptors that came with it are closed once done was called:
+// for BARRIER=1 that is the answer, and nothing else is expected.
+func (n *notifySocket) receive() (m notification, done func(), err error) {
+	message, err := n.conn.Receive(make([]byte, 64<<10), scm.MaxFDs)
+	if err != nil {
+		return m, nil, err
+	}
+	done = func() { go message.Close() } // the sender decides how long close(2) takes
+	if message.Sender == nil {
+		return m, done, nil
+	}
+	m.pid, m.uid = message.Sender.PID, message.Sender.UID
+	for _, line := range strings.Split(string(message.Data), "\n") {
+		name, value, _ := strings.Cut(line, "=")
+		switch name {
+		case "READY":
+			m.ready = m.ready || value == "1"
+		case "STATUS":
+			value = printable(value)
+			m.status = &value
+		case "EXTEND_TIMEOUT_USEC":
+			if us, err := strconv.ParseUint(value, 10, 62); err == nil {
+				m.extend = time.Duration(min(us, uint64(24*time.Hour/time.Microsecond))) * time.Microsecond
+			}
+		}
+	}
+	return m, done, nil
+}
+
+func (n *notifySocket) close() {
+	if n != nil {
+		_ = n.conn.Close()
+	}
+}
+
+// number returns the descriptor's number, which stays the socket's.
+func (n *notifySocket) number() int { return number(n.conn) }
+
+// within reports whether a process belongs to the generation that pid leads: it is in its process group,
+// or descends from it. One that has ended already cannot be judged: it knew the socket's name.
+func within(process, leader int) bool {
+	for range 100 {
+		if process == leader {
+			return true
+		}
+		group, err := unix.Getpgid(process)
+		if err != nil {
+			return true
+		}
+		if group == leader {
+			return true
+		}
+		if process = parent(process); process <= 1 {
+			return false
+		}
+	}
+	return false
+}
+
+// parent returns the parent of a process by proc_pid_stat(5), 0 if it cannot be found out.
+func parent(pid int) int {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0
+	}
+	_, rest, ok := strings.Cut(string(stat[strings.LastIndexByte(string(stat), ')')+1:]), " ")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) < 2 {
+		return 0
+	}
+	ppid, _ := strconv.Atoi(fields[1])
+	return ppid
+}

@@ -1,0 +1,147 @@
+package supervise
+
+import (
+	"bytes"
+	"os"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// A relay passes on what a generation writes to its standard error, and remembers the end of it: the
+// reason why it failed is the last thing that it said.
+type relay struct {
+	file *os.File // the read end, nonblocking, in the poller
+	raw  syscall.RawConn
+	to   int
+
+	mu   sync.Mutex // from read(2) to the end of write(2)
+	tail struct {
+		sync.Mutex
+		text []byte
+	}
+	done chan struct{} // closed at the end
+}
+
+// tailSize is how much a relay remembers.
+const tailSize = 2048
+
+// newRelay takes fd over, the read end of a pipe.
+func newRelay(fd, to int, tail []byte) (*relay, error) {
+	if err := unix.SetNonblock(fd, true); err != nil {
+		return nil, os.NewSyscallError("fcntl", err)
+	}
+	r := &relay{file: os.NewFile(uintptr(fd), "stderr"), to: to, done: make(chan struct{})}
+	r.tail.text = tail
+	var err error
+	if r.raw, err = r.file.SyscallConn(); err != nil {
+		return nil, err // cannot be: it is open
+	}
+	go r.run()
+	return r, nil
+}
+
+func (r *relay) run() {
+	defer close(r.done)
+	buf := make([]byte, 16<<10)
+	for {
+		open := true
+		err := r.raw.Read(func(fd uintptr) bool {
+			n, err := r.copy(int(fd), buf)
+			open = n != 0
+			return n > 0 || err != unix.EAGAIN
+		})
+		if err != nil || !open {
+			break
+		}
+	}
+	r.mu.Lock() // nobody copies the number for a replacement now
+	defer r.mu.Unlock()
+	_ = r.file.Close()
+}
+
+// copy passes on what there is, as one step: when mu is free, nothing was read that is not written.
+func (r *relay) copy(fd int, buf []byte) (n int, err error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for {
+		if n, err = unix.Read(fd, buf); err != unix.EINTR {
+			break
+		}
+	}
+	if n <= 0 {
+		return n, err
+	}
+	r.tail.Lock()
+	r.tail.text = append(r.tail.text, buf[:n]...)
+	r.tail.text = r.tail.text[max(0, len(r.tail.text)-tailSize):]
+	r.tail.Unlock()
+	for rest := buf[:n]; len(rest) > 0; {
+		w, err := unix.Write(r.to, rest)
+		if err == unix.EAGAIN {
+			poll := []unix.PollFd{{Fd: int32(r.to), Events: unix.POLLOUT}}
+			_, _ = unix.Poll(poll, -1)
+			continue
+		}
+		if err != nil && err != unix.EINTR {
+			break // nobody reads our standard error: the program must not notice
+		}
+		rest = rest[max(w, 0):]
+	}
+	return n, nil
+}
+
+// drain passes on what is there now, unless somebody is stuck in passing on.
+func (r *relay) drain() {
+	buf := make([]byte, 16<<10)
+	if !r.pause(time.Second) {
+		return
+	}
+	r.resume()
+	for {
+		var n int
+		if err := r.raw.Control(func(fd uintptr) { n, _ = r.copy(int(fd), buf) }); err != nil || n <= 0 {
+			return
+		}
+	}
+}
+
+// pause stops passing on, between a read and the next; false if it takes too long.
+func (r *relay) pause(limit time.Duration) bool {
+	for end := time.Now().Add(limit); !r.mu.TryLock(); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			return false
+		}
+	}
+	return true
+}
+
+func (r *relay) resume() { r.mu.Unlock() }
+
+// lastLine returns the last line that has something in it.
+func (r *relay) lastLine() string {
+	r.tail.Lock()
+	defer r.tail.Unlock()
+	text := bytes.TrimSpace(r.tail.text)
+	text = text[bytes.LastIndexByte(text, '\n')+1:]
+	return printable(string(text))
+}
+
+func (r *relay) text() []byte {
+	r.tail.Lock()
+	defer r.tail.Unlock()
+	return bytes.Clone(r.tail.text)
+}
+
+// printable is one line for a terminal, from a program that we do not trust with it.
+func printable(s string) string {
+	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, s), "?")
+}
