@@ -1,0 +1,165 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/testutil"
+)
+
+// goServer is a server behind fdpass. Its argument is a file with what it is to do, one word each, read when
+// it starts, so that one generation can differ from the next:
+//
+//	exit=N     says "bad configuration" and ends with N
+//	ready      says READY=1 when it listens
+//	silent     does not, whatever happens
+//	deaf       does not end at SIGTERM
+//	linger     at SIGTERM stops accepting, and ends at SIGINT
+//	orphan     starts a process that has lost its parent, and ends soon
+//	die=N      ends with N when asked for /die
+//
+// It answers / with its pid, and /hold when the request's body ends.
+var goServer = testutil.NewHelper("go server", runGoServer)
+
+func runGoServer(args []string) error {
+	said, err := os.ReadFile(args[0])
+	if err != nil {
+		return err
+	}
+	words := map[string]string{}
+	for _, w := range strings.Fields(string(said)) {
+		name, value, _ := strings.Cut(w, "=")
+		words[name] = value
+	}
+	_, deaf := words["deaf"]
+	stop := make(chan os.Signal, 1)
+	signal.Notify(stop, unix.SIGTERM)
+	if code, ok := words["exit"]; ok {
+		fmt.Fprint(os.Stderr, "starting\nbad configuration\n\n")
+		n, _ := strconv.Atoi(code)
+		os.Exit(n)
+	}
+	file := os.NewFile(3, "listener")
+	ln, err := net.FileListener(file)
+	if err != nil {
+		return err
+	}
+	file.Close()
+	mux := http.NewServeMux()
+	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, os.Getpid()) })
+	mux.HandleFunc("/hold", func(w http.ResponseWriter, r *http.Request) {
+		w.WriteHeader(http.StatusOK)
+		_ = http.NewResponseController(w).Flush()
+		_, _ = io.Copy(io.Discard, r.Body)
+		fmt.Fprint(w, os.Getpid())
+	})
+	mux.HandleFunc("/die", func(http.ResponseWriter, *http.Request) {
+		n, _ := strconv.Atoi(words["die"])
+		fmt.Fprintln(os.Stderr, "dying")
+		os.Exit(n)
+	})
+	srv := &http.Server{Handler: mux}
+	go srv.Serve(ln)
+	if _, ok := words["ready"]; ok {
+		if err := notify("READY=1\nSTATUS=at your service"); err != nil {
+			return err
+		}
+	}
+	if _, ok := words["orphan"]; ok {
+		if err := exec.Command("sh", "-c", "sleep 0.1 &").Run(); err != nil {
+			return err
+		}
+	}
+	for {
+		<-stop
+		if !deaf {
+			break
+		}
+	}
+	if _, ok := words["linger"]; ok {
+		ln.Close()
+		again := make(chan os.Signal, 1)
+		signal.Notify(again, unix.SIGINT)
+		<-again
+	}
+	return srv.Shutdown(context.Background())
+}
+
+func notify(state string) error {
+	c, err := net.Dial("unixgram", os.Getenv("NOTIFY_SOCKET"))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = io.WriteString(c, state)
+	return err
+}
+
+// inherited is what a program finds when it starts.
+type inherited struct {
+	PID, Parent int
+	Dir         string
+	Environment map[string]string
+	FDs         map[int]inheritedFD // sockets
+	Links       map[int]string      // all, as /proc shows them
+	Blocked     string              // signals, as in /proc
+	Ignored     string
+}
+
+type inheritedFD struct {
+	Address  string
+	Nonblock bool
+}
+
+// look prints an inherited.
+var look = testutil.NewHelper("look", func([]string) error {
+	// First, before anything here opens more.
+	in := inherited{PID: os.Getpid(), Parent: os.Getppid(), Environment: map[string]string{}, FDs: map[int]inheritedFD{}, Links: map[int]string{}}
+	for fd := range 1000 {
+		if link, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil {
+			in.Links[fd] = link
+		}
+		sa, err := unix.Getsockname(fd)
+		if err == nil {
+			flags, _ := unix.FcntlInt(uintptr(fd), unix.F_GETFL, 0)
+			in.FDs[fd] = inheritedFD{Nonblock: flags&unix.O_NONBLOCK != 0}
+			switch sa := sa.(type) {
+			case *unix.SockaddrInet4:
+				in.FDs[fd] = inheritedFD{fmt.Sprintf("%v:%d", net.IP(sa.Addr[:]), sa.Port), flags&unix.O_NONBLOCK != 0}
+			case *unix.SockaddrUnix:
+				in.FDs[fd] = inheritedFD{sa.Name, flags&unix.O_NONBLOCK != 0}
+			}
+		}
+	}
+	in.Dir, _ = os.Getwd()
+	for _, v := range os.Environ() {
+		name, value, _ := strings.Cut(v, "=")
+		in.Environment[name] = value
+	}
+	status, err := os.ReadFile("/proc/self/status")
+	if err != nil {
+		return err
+	}
+	for _, line := range strings.Split(string(status), "\n") {
+		if value, ok := strings.CutPrefix(line, "SigBlk:\t"); ok {
+			in.Blocked = value
+		}
+		if value, ok := strings.CutPrefix(line, "SigIgn:\t"); ok {
+			in.Ignored = value
+		}
+	}
+	return json.NewEncoder(os.Stdout).Encode(in)
+})

@@ -1,0 +1,757 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/cmd/fdpass/internal/supervise"
+	"github.com/fdkit/fdkit/internal/testutil"
+)
+
+// A service is an fdpass serve that runs.
+type service struct {
+	t       *testing.T
+	cmd     *exec.Cmd
+	control string
+	addr    string // of the first socket
+	mode    string // the file of goServer
+	says    *lines
+	ended   chan struct{}
+}
+
+// serveProgram runs goServer behind fdpass serve, on a port of its own.
+func serveProgram(t *testing.T, mode string, flags ...string) *service {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "mode")
+	cmd := goServer.Command(t, file)
+	s := newService(t, append(append([]string{"-l", "tcp://127.0.0.1:0"}, flags...), append([]string{"--"}, cmd.Args...)...)...)
+	s.cmd.Env = cmd.Env
+	s.mode = file
+	s.set(mode)
+	s.start()
+	return s
+}
+
+// set tells the next generation of goServer what to do.
+func (s *service) set(mode string) {
+	s.t.Helper()
+	if err := os.WriteFile(s.mode, []byte(mode), 0o600); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// newService prepares an fdpass serve.
+func newService(t *testing.T, args ...string) *service {
+	t.Helper()
+	s := &service{t: t, control: filepath.Join(t.TempDir(), "c"), ended: make(chan struct{})}
+	s.cmd = exec.Command(binary(t), append([]string{"serve", "--control", s.control}, args...)...)
+	s.cmd.Env = os.Environ()
+	return s
+}
+
+func (s *service) start() {
+	s.t.Helper()
+	s.cmd.Env = append(s.cmd.Env, "GORACE=atexit_sleep_ms=0")
+	r, w, err := os.Pipe()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.cmd.Stderr = w
+	s.says = readLines(r)
+	err = s.cmd.Start()
+	w.Close()
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	go func() {
+		_ = s.cmd.Wait()
+		close(s.ended)
+	}()
+	s.t.Cleanup(func() {
+		groups := childrenOf(s.cmd.Process.Pid) // not by status: those may be pids of another namespace
+		_ = s.cmd.Process.Kill()
+		<-s.ended
+		for _, g := range groups {
+			_ = unix.Kill(-g, unix.SIGKILL)
+			_ = unix.Kill(g, unix.SIGKILL)
+		}
+		if s.t.Failed() {
+			s.t.Logf("%v said:\n%s", s.cmd.Args[1:], s.says.text())
+		}
+	})
+	// The control socket listens before the first generation starts.
+	s.until("it answers", func() bool { return s.ask("status") != nil || s.over() })
+	if st := s.ask("status"); st != nil {
+		s.addr = st.Status.Sockets[0].Bound
+	}
+}
+
+func (s *service) over() bool {
+	select {
+	case <-s.ended:
+		return true
+	default:
+		return false
+	}
+}
+
+// until polls for what no event tells.
+func (s *service) until(what string, ok func() bool) {
+	s.t.Helper()
+	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+		if time.Now().After(end) {
+			s.t.Fatalf("did not happen in 30 s: %s; generations %+v", what, s.generations())
+		}
+	}
+}
+
+// ask asks the service, nil if it does not answer.
+func (s *service) ask(do string) *supervise.Answer {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	c, err := supervise.Dial(ctx, s.control, "")
+	if err != nil {
+		return nil
+	}
+	defer c.Close()
+	a, err := supervise.Ask(ctx, c, supervise.Request{Do: do})
+	if err != nil {
+		return nil
+	}
+	return a
+}
+
+func (s *service) generations() []supervise.GenerationStatus {
+	if a := s.ask("status"); a != nil {
+		return a.Status.Generations
+	}
+	return nil
+}
+
+// states is such as "1 draining, 2 live".
+func (s *service) states() string {
+	var all []string
+	for _, g := range s.generations() {
+		all = append(all, fmt.Sprintf("%d %s", g.Generation, g.State))
+	}
+	return strings.Join(all, ", ")
+}
+
+func (s *service) await(states string) {
+	s.t.Helper()
+	s.until(states, func() bool { return s.states() == states })
+}
+
+// pid returns the pid of a generation.
+func (s *service) pid(generation int) int {
+	s.t.Helper()
+	for _, g := range s.generations() {
+		if g.Generation == generation {
+			return g.PID
+		}
+	}
+	s.t.Fatalf("generation %d is not there", generation)
+	return 0
+}
+
+func (s *service) signal(sig syscall.Signal) {
+	s.t.Helper()
+	if err := s.cmd.Process.Signal(sig); err != nil {
+		s.t.Fatal(err)
+	}
+}
+
+// end waits for its exit status.
+func (s *service) end() int {
+	s.t.Helper()
+	select {
+	case <-s.ended:
+	case <-time.After(30 * time.Second):
+		s.t.Fatalf("has not ended after 30 s; generations %+v", s.generations())
+	}
+	return s.cmd.ProcessState.ExitCode()
+}
+
+// fdpass runs another command on this service.
+func (s *service) fdpass(args ...string) (output string, code int) {
+	s.t.Helper()
+	return runFdpass(s.t, append(args, "--control", s.control)...)
+}
+
+func runFdpass(t *testing.T, args ...string) (output string, code int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, binary(t), args...)
+	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
+	out, err := cmd.CombinedOutput()
+	if cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// get asks the service over a connection of its own.
+func (s *service) get(path string) (string, error) { return get("tcp", s.addr, path) }
+
+// get makes one request over one connection, once: http.Client would try again.
+func get(network, addr, path string) (string, error) {
+	c, err := net.DialTimeout(network, addr, 20*time.Second)
+	if err != nil {
+		return "", err
+	}
+	defer c.Close()
+	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", path); err != nil {
+		return "", err
+	}
+	r, err := http.ReadResponse(bufio.NewReader(c), nil)
+	if err != nil {
+		return "", err
+	}
+	body, err := io.ReadAll(r.Body)
+	r.Body.Close()
+	if err == nil && r.StatusCode != http.StatusOK {
+		err = fmt.Errorf("%s", r.Status)
+	}
+	return strings.TrimSpace(string(body)), err
+}
+
+// served returns the pid that answers.
+func (s *service) served() int {
+	s.t.Helper()
+	body, err := s.get("/")
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(body)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return pid
+}
+
+// hold keeps a request going until the returned function ends it, which returns who answered.
+func (s *service) hold() (finish func() (pid int, err error)) {
+	s.t.Helper()
+	c, err := net.Dial("tcp", s.addr)
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Cleanup(func() { c.Close() })
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	fmt.Fprintf(c, "POST /hold HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 1\r\n\r\n")
+	in := bufio.NewReader(c)
+	r, err := http.ReadResponse(in, nil) // it is in the handler's hands
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return func() (int, error) {
+		if _, err := c.Write([]byte("x")); err != nil {
+			return 0, err
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return 0, err
+		}
+		return strconv.Atoi(string(body))
+	}
+}
+
+// lines collects what a process says.
+type lines struct {
+	mu  sync.Mutex
+	all bytes.Buffer
+}
+
+func readLines(r *os.File) *lines {
+	l := new(lines)
+	go func() {
+		defer r.Close()
+		_, _ = io.Copy(l, r)
+	}()
+	return l
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.Write(p)
+}
+
+func (l *lines) text() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.all.String()
+}
+
+// saysLine waits for a line on standard error.
+func (s *service) saysLine(pattern string) {
+	s.t.Helper()
+	p := regexp.MustCompile("(?m)" + pattern)
+	s.until("it says "+pattern, func() bool { return p.MatchString(s.says.text()) })
+}
+
+func gone(pid int) bool {
+	_, err := os.Stat(fmt.Sprintf("/proc/%d", pid))
+	return err != nil
+}
+
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	s := serveProgram(t, "ready", "--ready", "notify", "--name", "web")
+	s.await("1 live")
+	first := s.served()
+	if first != s.pid(1) {
+		t.Errorf("pid %d answers, generation 1 is %d", first, s.pid(1))
+	}
+	// Three generations drain at once, and the next restart does not wait for them.
+	var finish []func() (int, error)
+	for range 3 {
+		finish = append(finish, s.hold())
+		if out, code := s.fdpass("restart"); out != "" || code != 0 {
+			t.Fatalf("restart says %q and ends with %d", out, code)
+		}
+	}
+	s.await("1 draining, 2 draining, 3 draining, 4 live")
+	out, code := s.fdpass("status")
+	want := fmt.Sprintf(`^web: fdpass \S+, pid %d, up \S+
+socket 3  tcp://127.0.0.1:0 \(%s\)
+GENERATION  PID +STATE     UP +
+1 +%d +draining  \S+ +at your service
+2 .*
+3 .*
+4 +\d+ +live      \S+ +at your service
+$`, s.cmd.Process.Pid, regexp.QuoteMeta(s.addr), first)
+	if !regexp.MustCompile(want).MatchString(out) || code != 0 {
+		t.Errorf("status: %d\n%s\nwant\n%s", code, out, want)
+	}
+	out, code = s.fdpass("status", "--json")
+	var st supervise.Status
+	if err := json.Unmarshal([]byte(out), &st); err != nil || code != 0 || len(st.Generations) != 4 || st.Generations[3].State != supervise.Live ||
+		st.Sockets[0].Bound != s.addr || st.Sockets[0].FD != 3 || st.PID != s.cmd.Process.Pid || st.Generations[0].Says != "at your service" {
+		t.Errorf("status --json: %v, %d\n%s", err, code, out)
+	}
+	for i, f := range finish {
+		if pid, err := f(); err != nil || (pid == first) != (i == 0) {
+			t.Errorf("a request of generation %d was answered by %d, %v", i+1, pid, err)
+		}
+	}
+	s.await("4 live")
+
+	// Two at once are one after the other, and SIGHUP is one as well.
+	s.signal(unix.SIGHUP)
+	s.await("5 live")
+	var done sync.WaitGroup
+	for range 3 {
+		done.Go(func() {
+			if out, code := s.fdpass("restart"); code != 0 {
+				t.Error(out)
+			}
+		})
+	}
+	done.Wait()
+	s.until("all but one have ended", func() bool { return len(s.generations()) == 1 })
+	if g := s.generations()[0]; g.Generation < 6 || g.Generation > 8 {
+		t.Errorf("three restarts led to generation %d", g.Generation)
+	}
+	s.signal(unix.SIGTERM)
+	if code := s.end(); code != 0 {
+		t.Errorf("ends with %d", code)
+	}
+	if said := s.says.text(); said != "" {
+		t.Errorf("all went well, and it says %s", said)
+	}
+	if _, err := os.Lstat(s.control); !os.IsNotExist(err) {
+		t.Errorf("the control socket is still there: %v", err)
+	}
+}
+
+func TestRollback(t *testing.T) {
+	t.Parallel()
+	s := serveProgram(t, "ready", "--ready", "notify", "--timeout", "20s")
+	s.await("1 live")
+	first := s.served()
+
+	s.set("exit=3")
+	out, code := s.fdpass("restart")
+	if want := `^fdpass: generation 2 failed after \S+: exit status 3: bad configuration; generation 1 serves on\n$`; code != 1 || !regexp.MustCompile(want).MatchString(out) {
+		t.Errorf("restart ends with %d and says %s", code, out)
+	}
+	s.saysLine(`^fdpass: generation 2 failed after \S+: exit status 3: bad configuration; generation 1 serves on$`)
+	s.saysLine(`^bad configuration$`) // and what it said itself, whole
+	s.await("1 live, 2 failed")
+	if out, _ := s.fdpass("status"); !strings.Contains(out, "exit status 3: bad configuration") {
+		t.Errorf("status does not say why:\n%s", out)
+	}
+	s.set("exit=0")
+	if out, code := s.fdpass("restart"); code != 1 || !strings.Contains(out, "exit status 0, it must stay in the foreground") {
+		t.Errorf("restart ends with %d and says %s", code, out)
+	}
+	// One that is killed from outside, before it is ready.
+	s.set("silent")
+	answer := make(chan string)
+	go func() {
+		out, _ := s.fdpass("restart")
+		answer <- out
+	}()
+	s.await("1 live, 3 failed, 4 starting")
+	if err := unix.Kill(s.pid(4), unix.SIGKILL); err != nil {
+		t.Error(err)
+	}
+	if out := <-answer; !strings.Contains(out, "killed by SIGKILL") {
+		t.Error(out)
+	}
+	if pid := s.served(); pid != first {
+		t.Errorf("pid %d serves, the old one was %d", pid, first)
+	}
+	// And a good one, after all that.
+	s.set("ready")
+	if out, code := s.fdpass("restart"); code != 0 {
+		t.Error(out)
+	}
+	s.await("5 live")
+}
+
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	s := serveProgram(t, "ready", "--ready", "notify", "--timeout", "3s")
+	s.await("1 live")
+	s.set("silent deaf")
+	// The client has less patience than the service.
+	if out, code := s.fdpass("restart", "--timeout", "50ms"); code != exitTimeout || !strings.Contains(out, "no answer within 50ms") {
+		t.Errorf("%d, %s", code, out)
+	}
+	s.saysLine(`^fdpass: generation 2 failed after \S+: no READY=1 within 3s; generation 1 serves on$`)
+	s.await("1 live, 2 failed")
+}
+
+func TestDrainLimit(t *testing.T) {
+	t.Parallel()
+	s := serveProgram(t, "deaf", "--ready", "0.05", "--drain", "300ms")
+	s.await("1 live")
+	old := s.pid(1)
+	s.set("")
+	if out, code := s.fdpass("restart"); code != 0 {
+		t.Fatal(out)
+	}
+	s.saysLine(`^fdpass: generation 1 was still there 300ms after it was told to stop: killed$`)
+	s.await("2 live")
+	if !gone(old) {
+		t.Error("it was not killed, or not reaped")
+	}
+}
+
+// A program that ends by itself is started again. A client that connects meanwhile waits.
+func TestDeath(t *testing.T) {
+	t.Parallel()
+	s := serveProgram(t, "die=7", "--ready", "0.05")
+	for i := 1; i < 6; i++ {
+		s.await(fmt.Sprintf("%d live", i))
+		// The answer to the first is the end of the connection, and the second waits for the next one.
+		if _, err := s.get("/die"); err == nil {
+			t.Error("answered by one that died")
+		}
+		if pid := s.served(); pid == 0 {
+			t.Error("no pid")
+		}
+		s.saysLine(fmt.Sprintf(`^fdpass: generation %d \(pid \d+\) ended by itself after \S+: exit status 7: dying$`, i))
+	}
+	s.await("6 live")
+	_, _ = s.get("/die")
+	if code := s.end(); code != 7 {
+		t.Errorf("ends with %d", code)
+	}
+	s.saysLine(`^fdpass: it ended 6 times in a row: giving up$`)
+}
+
+func TestFirstFails(t *testing.T) {
+	t.Parallel()
+	s := serveProgram(t, "exit=4", "--ready", "10")
+	if code := s.end(); code != 4 {
+		t.Errorf("ends with %d", code)
+	}
+	s.saysLine(`^fdpass: generation 1 failed after \S+: exit status 4: bad configuration$`)
+	if _, err := net.Dial("unix", s.control); err == nil {
+		t.Error("the control socket is still served")
+	}
+}
+
+// How the end of the service is told.
+func TestStop(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name, mode string
+		signals    []syscall.Signal
+		flags      []string
+		code       int
+	}{
+		{"TERM", "", []syscall.Signal{unix.SIGTERM}, nil, 0},
+		{"INT", "", []syscall.Signal{unix.SIGINT}, nil, 128 + 2},
+		{"QUIT", "", []syscall.Signal{unix.SIGQUIT}, nil, 2}, // Go's
+		{"the signal of --stop-signal", "", []syscall.Signal{unix.SIGTERM}, []string{"--stop-signal", "INT"}, 128 + 2},
+		{"once more", "linger", []syscall.Signal{unix.SIGTERM, unix.SIGINT}, nil, 0},
+		{"deaf, killed", "deaf", []syscall.Signal{unix.SIGTERM}, []string{"--drain", "200ms"}, 128 + 9},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := serveProgram(t, c.mode, append(c.flags, "--ready", "0.3")...)
+			s.await("1 live")
+			for i, sig := range c.signals {
+				if i > 0 {
+					// The program has closed its listener: it is beyond the first signal.
+					pid := s.pid(1)
+					s.until("it lingers", func() bool { return !listens(pid) })
+				}
+				s.signal(sig)
+			}
+			if code := s.end(); code != c.code {
+				t.Errorf("ends with %d, want %d", code, c.code)
+			}
+		})
+	}
+}
+
+// listens reports whether a process has a socket as descriptor 3: program closes it when it is told to stop.
+func listens(pid int) bool {
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		return false
+	}
+	for _, e := range entries {
+		link, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, e.Name()))
+		if strings.HasPrefix(link, "socket:") {
+			return true
+		}
+	}
+	return false
+}
+
+// All generations end with the service, and one that was told to stop is not told twice.
+func TestStopAll(t *testing.T) {
+	t.Parallel()
+	s := serveProgram(t, "", "--ready", "0.05")
+	s.await("1 live")
+	old := s.hold()
+	if out, code := s.fdpass("restart"); code != 0 {
+		t.Fatal(out)
+	}
+	s.await("1 draining, 2 live")
+	young := s.hold()
+	s.signal(unix.SIGTERM)
+	s.await("1 draining, 2 draining")
+	if out, code := s.fdpass("restart"); code != 1 || !strings.Contains(out, "it is stopping") {
+		t.Errorf("%d, %s", code, out)
+	}
+	for _, f := range []func() (int, error){old, young} {
+		if _, err := f(); err != nil {
+			t.Error(err)
+		}
+	}
+	if code := s.end(); code != 0 {
+		t.Errorf("ends with %d", code)
+	}
+}
+
+// READY=1 counts if a process of the generation says it, and BARRIER=1 is answered.
+func TestServeNotify(t *testing.T) {
+	t.Parallel()
+	testutil.NeedProgram(t, "systemd-notify")
+	t.Run("by a child", func(t *testing.T) {
+		t.Parallel()
+		// systemd-notify waits until its barrier was closed.
+		s := newService(t, "-l", "tcp://127.0.0.1:0", "--ready", "notify", "--", "sh", "-c",
+			"systemd-notify --ready --status='from a child' && exec sleep 60")
+		s.start()
+		s.await("1 live")
+		if g := s.generations()[0]; g.Says != "from a child" {
+			t.Errorf("%+v", g)
+		}
+	})
+	t.Run("by a stranger", func(t *testing.T) {
+		t.Parallel()
+		s := serveProgram(t, "silent", "--ready", "notify")
+		s.await("1 starting")
+		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.pid(1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, name, _ := strings.Cut(string(environ), "NOTIFY_SOCKET=")
+		name, _, ok := strings.Cut(name, "\x00")
+		if !ok || !strings.HasPrefix(name, "@") {
+			t.Fatalf("NOTIFY_SOCKET is %q", name)
+		}
+		// With descriptors, which must not stay in fdpass.
+		c, err := net.Dial("unixgram", name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close()
+		r, w, err := os.Pipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer r.Close()
+		raw, _ := c.(*net.UnixConn).SyscallConn()
+		_ = raw.Control(func(fd uintptr) {
+			err = unix.Sendmsg(int(fd), []byte("READY=1\nSTATUS=forged"), unix.UnixRights(int(w.Fd())), nil, 0)
+		})
+		w.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, r); err != nil { // the message was handled, and its descriptor closed
+			t.Fatal(err)
+		}
+		if g := s.generations()[0]; g.State != supervise.Starting || g.Says != "" {
+			t.Errorf("a stranger's word counts: %+v", g)
+		}
+	})
+}
+
+// Nobody but the same user and root controls a service.
+func TestControlStranger(t *testing.T) {
+	t.Parallel()
+	testutil.NeedRoot(t)
+	s := serveProgram(t, "", "--ready", "0.05")
+	s.await("1 live")
+	st, err := os.Lstat(s.control)
+	if err != nil || st.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", st.Mode(), err)
+	}
+	// Even if the mode allowed it.
+	name := fmt.Sprintf("@fdpass-test-%d-stranger", os.Getpid())
+	abstract := newService(t, "-l", "tcp://127.0.0.1:0", "--", "sleep", "60")
+	abstract.cmd.Args = slices.Replace(abstract.cmd.Args, 3, 4, name)
+	abstract.control = name
+	abstract.start()
+	cmd := exec.Command(binary(t), "restart", "--control", name)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 4242, Gid: 4242}}
+	cmd.Dir = "/"
+	out, err := cmd.CombinedOutput()
+	if err == nil {
+		t.Errorf("a stranger restarts it: %s", out)
+	}
+	c, err := net.Dial("unix", name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close()
+	if g := abstract.generations(); len(g) != 1 || g[0].Generation != 1 {
+		t.Errorf("%+v", g)
+	}
+}
+
+// As pid 1 of a container it reaps what others leave behind, and ends with the program's status.
+func TestPID1(t *testing.T) {
+	t.Parallel()
+	testutil.NeedRoot(t)
+	unshare := testutil.NeedProgram(t, "unshare")
+	s := serveProgram(t, "orphan", "--ready", "0.05") // only for its arguments
+	s.await("1 live")
+	inner := newService(t)
+	inner.mode = s.mode
+	args := append([]string{"serve", "--control", inner.control}, s.cmd.Args[4:]...)
+	inner.cmd = exec.Command(unshare, append([]string{"--pid", "--fork", "--kill-child", "--mount-proc", binary(t)}, args...)...)
+	inner.cmd.Env = s.cmd.Env
+	inner.start()
+	inner.await("1 live")
+	if out, code := inner.fdpass("restart"); code != 0 {
+		t.Fatal(out)
+	}
+	inner.await("2 live")
+	a := inner.ask("status")
+	if a.Status.PID != 1 {
+		t.Errorf("it is pid %d", a.Status.PID)
+	}
+	// The orphans have ended by now or soon will, and leave no zombie: the only children are the program.
+	root := childOf(inner.cmd.Process.Pid)
+	inner.until("only the program is left", func() bool { return len(childrenOf(root)) == 1 })
+	if pid, err := get("tcp", inner.addr, "/"); err != nil || pid != strconv.Itoa(inner.pid(2)) {
+		t.Errorf("%s answers, %v", pid, err)
+	}
+	if err := unix.Kill(root, unix.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if code := inner.end(); code != 0 {
+		t.Errorf("ends with %d", code)
+	}
+}
+
+func childOf(pid int) int {
+	if all := childrenOf(pid); len(all) == 1 {
+		return all[0]
+	}
+	return 0
+}
+
+func childrenOf(pid int) (all []int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", pid))
+	for _, t := range tasks {
+		text, _ := os.ReadFile(t)
+		for _, f := range strings.Fields(string(text)) {
+			n, _ := strconv.Atoi(f)
+			all = append(all, n)
+		}
+	}
+	return all
+}
+
+// A path stays over restarts, and is removed in the end.
+func TestServePath(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "web.sock")
+	s := serveProgram(t, "", "--ready", "0.05", "-l", "unix:"+path, "--mode", "0660")
+	s.await("1 live")
+	before, err := os.Lstat(path)
+	if err != nil || before.Mode().Perm() != 0o660 {
+		t.Fatalf("%v, %v", before, err)
+	}
+	if out, code := s.fdpass("restart"); code != 0 {
+		t.Fatal(out)
+	}
+	s.await("2 live")
+	after, err := os.Lstat(path)
+	if err != nil || !os.SameFile(before, after) {
+		t.Errorf("the path is another one after a restart: %v", err)
+	}
+	// A second service cannot have it.
+	if out, code := runFdpass(t, "serve", "--control", "none", "-l", "unix:"+path, "--", "sleep", "60"); code != 1 ||
+		!strings.Contains(out, "a process serves this path: address already in use") {
+		t.Errorf("%d, %s", code, out)
+	}
+	// One whose path somebody removes says so.
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if out, code := s.fdpass("restart"); code != 0 {
+		t.Fatal(out)
+	}
+	s.saysLine(`^fdpass: unix:` + path + `: the path was removed or replaced, nobody can connect to it any more$`)
+	if out, _ := s.fdpass("status"); !strings.Contains(out, "MISSING") {
+		t.Error(out)
+	}
+	s.signal(unix.SIGTERM)
+	s.end()
+}
