@@ -449,10 +449,10 @@ func TestTimeout(t *testing.T) {
 
 func TestDrainLimit(t *testing.T) {
 	t.Parallel()
-	s := serveProgram(t, "deaf", "--ready", "0.05", "--drain", "300ms")
+	s := serveProgram(t, "ready deaf", "--ready", "notify", "--drain", "300ms")
 	s.await("1 live")
 	old := s.pid(1)
-	s.set("")
+	s.set("ready")
 	if out, code := s.fdpass("restart"); code != 0 {
 		t.Fatal(out)
 	}
@@ -516,7 +516,7 @@ func TestStop(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			s := serveProgram(t, c.mode, append(c.flags, "--ready", "0.3")...)
+			s := serveProgram(t, "ready "+c.mode, append(c.flags, "--ready", "notify")...)
 			s.await("1 live")
 			for i, sig := range c.signals {
 				if i > 0 {
@@ -551,7 +551,7 @@ func listens(pid int) bool {
 // All generations end with the service, and one that was told to stop is not told twice.
 func TestStopAll(t *testing.T) {
 	t.Parallel()
-	s := serveProgram(t, "", "--ready", "0.05")
+	s := serveProgram(t, "ready", "--ready", "notify")
 	s.await("1 live")
 	old := s.hold()
 	if out, code := s.fdpass("restart"); code != 0 {
@@ -668,7 +668,7 @@ func TestPID1(t *testing.T) {
 	t.Parallel()
 	testutil.NeedRoot(t)
 	unshare := testutil.NeedProgram(t, "unshare")
-	s := serveProgram(t, "orphan", "--ready", "0.05") // only for its arguments
+	s := serveProgram(t, "orphan ready", "--ready", "notify") // only for its arguments
 	s.await("1 live")
 	inner := newService(t)
 	inner.mode = s.mode
@@ -722,7 +722,7 @@ func childrenOf(pid int) (all []int) {
 func TestServePath(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "web.sock")
-	s := serveProgram(t, "", "--ready", "0.05", "-l", "unix:"+path, "--mode", "0660")
+	s := serveProgram(t, "ready", "--ready", "notify", "-l", "unix:"+path, "--mode", "0660")
 	s.await("1 live")
 	before, err := os.Lstat(path)
 	if err != nil || before.Mode().Perm() != 0o660 {
