@@ -3,7 +3,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -14,6 +13,7 @@ import (
 	"os/signal"
 	"strconv"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 
@@ -71,8 +71,18 @@ func runGoServer(args []string) error {
 		fmt.Fprintln(os.Stderr, "dying")
 		os.Exit(n)
 	})
-	srv := &http.Server{Handler: mux}
-	go srv.Serve(ln)
+	// http.Server.Shutdown would cut off connections that were accepted and have not spoken yet.
+	var open sync.WaitGroup
+	srv := &http.Server{Handler: mux, ConnState: func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed, http.StateHijacked:
+			open.Done()
+		}
+	}}
+	serving := make(chan error)
+	go func() { serving <- srv.Serve(ln) }()
 	if _, ok := words["ready"]; ok {
 		if err := notify("READY=1\nSTATUS=at your service"); err != nil {
 			return err
@@ -89,13 +99,15 @@ func runGoServer(args []string) error {
 			break
 		}
 	}
+	ln.Close()
+	<-serving
 	if _, ok := words["linger"]; ok {
-		ln.Close()
 		again := make(chan os.Signal, 1)
 		signal.Notify(again, unix.SIGINT)
 		<-again
 	}
-	return srv.Shutdown(context.Background())
+	open.Wait() // each client closes after its answer
+	return nil
 }
 
 func notify(state string) error {

@@ -426,12 +426,21 @@ func TestRollback(t *testing.T) {
 	if pid := s.served(); pid != first {
 		t.Errorf("pid %d serves, the old one was %d", pid, first)
 	}
+	// None of it leaves anything behind.
+	fdpassPID := s.cmd.Process.Pid
+	s.set("exit=3")
+	s.until("all is quiet", func() bool { return len(childrenOf(fdpassPID)) == 1 })
+	count := len(fds(t, fdpassPID))
+	for range 5 {
+		s.fdpass("restart")
+	}
+	s.until("no descriptor is left behind", func() bool { return len(fds(t, fdpassPID)) <= count })
 	// And a good one, after all that.
 	s.set("ready")
 	if out, code := s.fdpass("restart"); code != 0 {
 		t.Error(out)
 	}
-	s.await("5 live")
+	s.await("10 live")
 }
 
 func TestTimeout(t *testing.T) {

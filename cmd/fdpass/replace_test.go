@@ -1,0 +1,255 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/cmd/fdpass/internal/supervise"
+	"github.com/fdkit/fdkit/internal/testutil"
+)
+
+// copyOf is a copy of fdpass that can be replaced.
+func copyOf(t *testing.T, from, to string) {
+	t.Helper()
+	in, err := os.Open(from)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	fresh := to + ".new"
+	out, err := os.OpenFile(fresh, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = io.Copy(out, in)
+	if cerr := out.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(fresh, to)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// replaceable is a service that runs a copy of fdpass.
+func replaceable(t *testing.T) (s *service, path string) {
+	t.Helper()
+	path = filepath.Join(t.TempDir(), "fdpass")
+	copyOf(t, binary(t), path)
+	file := filepath.Join(t.TempDir(), "mode")
+	cmd := goServer.Command(t, file)
+	s = newService(t, append([]string{"--name", "web", "-l", "tcp://127.0.0.1:0", "--ready", "notify", "--drain", "1h", "--"}, cmd.Args...)...)
+	s.cmd.Path, s.cmd.Args[0] = path, path
+	s.cmd.Env, s.mode = cmd.Env, file
+	s.set("ready die=5")
+	s.start()
+	s.await("1 live")
+	return s, path
+}
+
+// fds are the descriptors of a process, by number.
+func fds(t *testing.T, pid int) map[string]string {
+	t.Helper()
+	all := map[string]string{}
+	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, e.Name())); err == nil && !strings.HasPrefix(link, "/sys/fs/cgroup/") {
+			all[e.Name()] = link
+		}
+	}
+	return all
+}
+
+// exe is the file that a process executes; what has replaced a path has another inode.
+func exe(t *testing.T, pid int) string {
+	t.Helper()
+	var st unix.Stat_t
+	testutil.Eventually(t, "it has an executable", func() bool { // in the middle of exec(2) it has none
+		return unix.Stat(fmt.Sprintf("/proc/%d/exe", pid), &st) == nil
+	})
+	return fmt.Sprintf("%d:%d", st.Dev, st.Ino)
+}
+
+// fdpass replaces itself in place: the program does not notice, and everything goes on: a drain, a failed
+// generation in the status, notifications, standard error, reaping, restarts.
+func TestReplace(t *testing.T) {
+	t.Parallel()
+	s, path := replaceable(t)
+	pid := s.cmd.Process.Pid
+	held := s.hold()
+	if out, code := s.fdpass("restart"); code != 0 {
+		t.Fatal(out)
+	}
+	s.set("exit=9")
+	if _, code := s.fdpass("restart"); code != 1 {
+		t.Fatal("a bad generation")
+	}
+	s.await("1 draining, 2 live, 3 failed")
+	before := s.generations()
+	served, old := s.served(), exe(t, pid)
+	count := len(fds(t, pid))
+
+	for i := range 3 {
+		copyOf(t, binary(t), path)
+		if out, code := s.fdpass("restart", "--self"); out != "" || code != 0 {
+			t.Fatalf("%d, %s", code, out)
+		}
+		if now := exe(t, pid); now == old {
+			t.Errorf("replacement %d: still the old program", i)
+		} else {
+			old = now
+		}
+		if s.states() != "1 draining, 2 live, 3 failed" || s.served() != served {
+			t.Errorf("replacement %d: %s", i, s.states())
+		}
+	}
+	after := s.generations()
+	for i := range before {
+		before[i].Seconds, after[i].Seconds = 0, 0
+		if before[i] != after[i] {
+			t.Errorf("%+v was %+v", after[i], before[i])
+		}
+	}
+	s.until("no descriptor is left behind", func() bool { return len(fds(t, pid)) <= count })
+	if got := s.ask("status").Status; got.PID != pid || got.Sockets[0].Bound != s.addr || got.Seconds <= 0 {
+		t.Errorf("%+v", got)
+	}
+
+	// USR2 as well, and none of it disturbs a generation that is starting.
+	s.set("silent")
+	go s.fdpass("restart")
+	s.await("1 draining, 2 live, 3 failed, 4 starting")
+	s.signal(unix.SIGUSR2)
+	copyOf(t, binary(t), path)
+	s.set("ready die=5")
+	if err := unix.Kill(s.pid(4), unix.SIGTERM); err != nil { // it fails, and so the replacement's turn has come
+		t.Fatal(err)
+	}
+	s.until("it is replaced", func() bool { return exe(t, pid) != old })
+	s.await("1 draining, 2 live, 4 failed")
+
+	if out, code := s.fdpass("restart"); code != 0 {
+		t.Fatal(out)
+	}
+	s.await("1 draining, 5 live")
+	if first, err := held(); err != nil || first != before[0].PID {
+		t.Errorf("the request that was held all the time: %d, %v", first, err)
+	}
+	s.await("5 live")
+	_, _ = s.get("/die")
+	s.saysLine(`^dying$`)
+	s.await("6 live")
+	s.signal(unix.SIGTERM)
+	if code := s.end(); code != 0 {
+		t.Errorf("ends with %d", code)
+	}
+}
+
+// What is not a good fdpass does not get the service.
+func TestReplaceRefused(t *testing.T) {
+	t.Parallel()
+	s, path := replaceable(t)
+	pid := s.cmd.Process.Pid
+	served, old, count := s.served(), exe(t, pid), len(fds(t, pid))
+	script := func(text string) {
+		if err := os.Remove(path); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ask := exec.Command(binary(t), "restart", "--self", "--control", s.control).Args
+	for _, c := range []struct{ text, want string }{
+		{"#!/bin/sh\nexit 0\n", "its trial run: exit status 0: it does not say why"},
+		{"#!/bin/sh\necho 'no such flag'; exit 2\n", "its trial run: exit status 2: no such flag"},
+		{"#!/bin/sh\nkill -9 $$\n", "its trial run: killed by SIGKILL"},
+		{"not a program", "exec format error"},
+	} {
+		script(c.text)
+		out, err := exec.Command(ask[0], ask[1:]...).CombinedOutput()
+		if err == nil || !strings.Contains(string(out), "not replaced by "+path) || !strings.Contains(string(out), c.want) {
+			t.Errorf("%q: %v, %s; want %s", c.text, err, out, c.want)
+		}
+		if exe(t, pid) != old || s.states() != "1 live" || s.served() != served {
+			t.Errorf("%q: %s", c.text, s.states())
+		}
+	}
+	s.until("no descriptor is left behind", func() bool { return len(fds(t, pid)) == count })
+	// And then a good one.
+	copyOf(t, binary(t), path)
+	if out, code := s.fdpass("restart", "--self"); code != 0 {
+		t.Error(out)
+	}
+	if exe(t, pid) == old {
+		t.Error("not replaced")
+	}
+}
+
+// A replacement whose command line is another one sees that the state is not its own.
+func TestReplaceOther(t *testing.T) {
+	t.Parallel()
+	s, path := replaceable(t)
+	wrapper := fmt.Sprintf("#!/bin/sh\nshift; exec %s serve \"$1\" --name other -l tcp://127.0.0.1:1 -- x\n", binary(t))
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(wrapper), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	out, code := s.fdpass("restart", "--self")
+	if want := "tcp://127.0.0.1:0 is held, the command line says tcp://127.0.0.1:1"; code != 1 || !strings.Contains(out, want) {
+		t.Errorf("%d, %s", code, out)
+	}
+}
+
+// Signals and notifications that come while fdpass is replaced are not lost, and clients notice nothing.
+func TestReplaceUnderLoad(t *testing.T) {
+	t.Parallel()
+	s, _ := replaceable(t)
+	var stop atomic.Bool
+	var lost, served atomic.Int64
+	var clients sync.WaitGroup
+	for range 2 {
+		clients.Go(func() {
+			for !stop.Load() {
+				if _, err := s.get("/"); err != nil {
+					lost.Add(1)
+					t.Error(err)
+				}
+				served.Add(1)
+			}
+		})
+	}
+	for i := range 10 {
+		if out, code := s.fdpass("restart", "--self"); code != 0 {
+			t.Fatal(out)
+		}
+		s.signal(unix.SIGHUP)
+		s.await(fmt.Sprintf("%d live", i+2))
+	}
+	stop.Store(true)
+	clients.Wait()
+	if lost.Load() > 0 || served.Load() == 0 {
+		t.Errorf("%d of %d requests were lost", lost.Load(), served.Load())
+	}
+	if st := s.generations(); len(st) != 1 || st[0].State != supervise.Live {
+		t.Errorf("%+v", st)
+	}
+}
