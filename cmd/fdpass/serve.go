@@ -164,8 +164,10 @@ func seconds(s string) (time.Duration, error) {
 // self returns how to start this program again: as it was started, which after a deployment is the new one;
 // /proc/self/exe would be the old. What a replacement was started with is taken out.
 func self(command string) (path string, args []string, flag int, err error) {
-	if path, err = inherit.Look(os.Args[0], ""); err != nil {
-		return "", nil, 0, errors.WithMessage(err, "fdpass itself")
+	if path, err = inherit.Look(os.Args[0], ""); err != nil { // it was started under a name that is not its own
+		if path, err = os.Executable(); err != nil {
+			return "", nil, 0, err
+		}
 	}
 	args = slices.Clone(os.Args[1:])
 	flag = slices.Index(args, command) + 1

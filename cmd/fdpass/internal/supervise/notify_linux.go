@@ -98,12 +98,14 @@ func pollIn(fd uintptr) bool {
 
 // A notification is one message.
 type notification struct {
-	pid    int
-	uid    uint32
+	pid    int // of who wrote it, 0 if the kernel does not say
 	ready  bool
 	status *string
 	extend time.Duration
 }
+
+// longest is the most that a program may ask for at once.
+const longest = 24 * time.Hour
 
 // receive takes the message that wait saw. Descriptors that came with it are closed once done was called:
 // for BARRIER=1 that is the answer, and nothing else is expected.
@@ -112,12 +114,18 @@ func (n *notifySocket) receive() (m notification, done func(), err error) {
 	if err != nil {
 		return m, nil, err
 	}
-	done = func() { go message.Close() } // the sender decides how long close(2) takes
-	if message.Sender == nil {
-		return m, done, nil
+	done = func() {
+		go func() { _ = message.Close() }() // the sender decides how long close(2) takes
 	}
-	m.pid, m.uid = message.Sender.PID, message.Sender.UID
-	for _, line := range strings.Split(string(message.Data), "\n") {
+	m = parseNotification(message.Data)
+	if message.Sender != nil {
+		m.pid = message.Sender.PID
+	}
+	return m, done, nil
+}
+
+func parseNotification(data []byte) (m notification) {
+	for _, line := range strings.Split(string(data), "\n") {
 		name, value, _ := strings.Cut(line, "=")
 		switch name {
 		case "READY":
@@ -127,11 +135,11 @@ func (n *notifySocket) receive() (m notification, done func(), err error) {
 			m.status = &value
 		case "EXTEND_TIMEOUT_USEC":
 			if us, err := strconv.ParseUint(value, 10, 62); err == nil {
-				m.extend = time.Duration(min(us, uint64(24*time.Hour/time.Microsecond))) * time.Microsecond
+				m.extend = time.Duration(min(us, uint64(longest/time.Microsecond))) * time.Microsecond
 			}
 		}
 	}
-	return m, done, nil
+	return m
 }
 
 func (n *notifySocket) close() {

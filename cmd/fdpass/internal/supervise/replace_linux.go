@@ -355,20 +355,28 @@ func (s *Supervisor) become() error {
 	}
 	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }()
 
+	for {
+		if err := s.exec(asker); err != errSignals {
+			return err
+		}
+	}
+}
+
+var errSignals = errors.New("signals have come meanwhile")
+
+// exec executes the replacement, with everything saved but what comes in the very moment. It returns
+// only with an error.
+func (s *Supervisor) exec(asker int) error {
 	st := s.state(asker)
 	var taken []os.Signal
-	for more := true; more; {
-		select {
-		case sig := <-s.signals:
-			taken = append(taken, sig)
-			st.Signals = append(st.Signals, int(sig.(syscall.Signal)))
-		default:
-			more = false
-		}
+	for len(s.signals) > 0 {
+		sig := <-s.signals
+		taken = append(taken, sig)
+		st.Signals = append(st.Signals, int(sig.(syscall.Signal)))
 	}
 	defer func() {
 		for _, sig := range taken {
-			s.signals <- sig
+			s.signals <- sig // there is room: nobody else takes or waits
 		}
 	}()
 	memory, err := s.save(st)
@@ -387,7 +395,11 @@ func (s *Supervisor) become() error {
 			return os.NewSyscallError("fcntl", err)
 		}
 	}
-	return &os.PathError{Op: "exec", Path: s.Self, Err: syscall.Exec(s.Self, s.selfArgs(StateFlag, memory), os.Environ())}
+	args, env := s.selfArgs(StateFlag, memory), os.Environ()
+	if len(s.signals) > 0 {
+		return errSignals
+	}
+	return &os.PathError{Op: "exec", Path: s.Self, Err: syscall.Exec(s.Self, args, env)}
 }
 
 // Resume goes on from the state in the memfd fd, in the process that saved it, and returns as Run does.

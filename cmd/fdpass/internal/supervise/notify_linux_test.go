@@ -1,0 +1,78 @@
+package supervise
+
+import (
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+func FuzzNotification(f *testing.F) {
+	for _, seed := range []string{
+		"READY=1", "READY=1\nSTATUS=Gunicorn arbiter booted", "READY=1\nMAINPID=71\n", "BARRIER=1", "EXTEND_TIMEOUT_USEC=30000000",
+		"EXTEND_TIMEOUT_USEC=18446744073709551615", "RELOADING=1\nMONOTONIC_USEC=4711", "READY=0", "", "\x00", "STATUS=\x1b[2J\xff", "=\n=",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		m := parseNotification(data)
+		if m.extend < 0 || m.extend > longest {
+			t.Errorf("extends by %v", m.extend)
+		}
+		if m.ready != strings.Contains("\n"+string(data)+"\n", "\nREADY=1\n") {
+			t.Errorf("ready: %v", m.ready)
+		}
+		if m.status != nil && strings.ContainsAny(*m.status, "\n\r\x1b\x00") {
+			t.Errorf("status %q would not be a line of text", *m.status)
+		}
+		if m.pid != 0 {
+			t.Error("a message does not say who wrote it, the kernel does")
+		}
+	})
+}
+
+func TestWithin(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "sleep 60 & echo $!; wait")
+	cmd.SysProcAttr = &unix.SysProcAttr{Setpgid: true}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL)
+		_ = cmd.Wait()
+	}()
+	line := make([]byte, 20)
+	n, err := out.Read(line)
+	if err != nil {
+		t.Fatal(err)
+	}
+	worker := 0
+	for _, c := range strings.TrimSpace(string(line[:n])) {
+		worker = 10*worker + int(c-'0')
+	}
+	leader := cmd.Process.Pid
+	for _, c := range []struct {
+		process, leader int
+		want            bool
+	}{
+		{leader, leader, true},
+		{worker, leader, true},
+		{leader, os.Getpid(), true}, // another group, but a descendant
+		{os.Getpid(), leader, false},
+		{1, leader, false},
+		{leader, worker, false},
+	} {
+		if got := within(c.process, c.leader); got != c.want {
+			t.Errorf("%d within %d: %v", c.process, c.leader, got)
+		}
+	}
+	if parent(worker) != leader || parent(1<<22+1) != 0 {
+		t.Errorf("the parent of %d is %d", worker, parent(worker))
+	}
+}
