@@ -356,7 +356,7 @@ func (s *Supervisor) become() error {
 	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }()
 
 	for {
-		if err := s.exec(asker); err != errSignals {
+		if err := s.exec(asker); !errors.Is(err, errSignals) {
 			return err
 		}
 	}
