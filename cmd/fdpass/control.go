@@ -23,6 +23,12 @@ type controlFlags struct {
 func (f *controlFlags) add(c *cobra.Command, timeout time.Duration) {
 	c.Flags().StringVar(&f.control, "control", "", "path of the service's control socket, if it was given one")
 	c.Flags().DurationVar(&f.timeout, "timeout", timeout, "how long to wait for the answer, 0 for ever")
+	c.ValidArgsFunction = func(_ *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+		if len(args) > 0 {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		return supervise.Services(), cobra.ShellCompDirectiveNoFileComp
+	}
 }
 
 // ask asks the service that the arguments name.

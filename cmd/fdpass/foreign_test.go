@@ -219,6 +219,33 @@ func TestForeign(t *testing.T) {
 
 func joined(a []string, b string, c []string) []string { return append(append(a, b), c...) }
 
+// The workers of a master that was killed would go on accepting. They are told to stop, and a new generation
+// takes their place.
+func TestMasterDies(t *testing.T) {
+	t.Parallel()
+	dir, addr := t.TempDir(), freePort(t)
+	config := write(t, dir+"/nginx.conf", fmt.Sprintf(nginxConfig, dir, addr))
+	s := newService(t, "-l", addr, "--as", "nginx", "--ready", "0.2", "--", testutil.NeedProgram(t, "nginx"), "-p", dir, "-c", config)
+	s.start()
+	s.await("1 live")
+	answer, err := s.get("/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	workers := childrenOf(s.pid(1))
+	if len(workers) != 2 {
+		t.Fatalf("nginx %s has workers %v", answer, workers)
+	}
+	if err := unix.Kill(s.pid(1), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	s.await("2 live")
+	s.until("the old workers are gone", func() bool { return gone(workers[0]) && gone(workers[1]) })
+	if now, err := s.get("/"); err != nil || now == answer {
+		t.Errorf("%s answers, %v", now, err)
+	}
+}
+
 // fastCGI asks php-fpm for a script: FastCGI 1.0, one request on one connection.
 func fastCGI(addr, script string) (string, error) {
 	c, err := net.Dial("tcp", addr)

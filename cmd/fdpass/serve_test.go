@@ -727,6 +727,101 @@ func childrenOf(pid int) (all []int) {
 	return all
 }
 
+// The mode of a socket is that of its birth: fdpass never changes it, as it would for all generations.
+func TestMode(t *testing.T) {
+	t.Parallel()
+	for _, nonblock := range []bool{false, true} {
+		s := newService(t, fmt.Sprintf("--nonblock=%v", nonblock), "-l", "tcp://127.0.0.1:0", "--ready", "0", "--", "sleep", "60")
+		s.start()
+		s.await("1 live")
+		check := func() {
+			t.Helper()
+			for _, pid := range []int{s.cmd.Process.Pid, s.generations()[0].PID} {
+				found := 0
+				for fd := range fds(t, pid) {
+					listens, mode := listenerMode(pid, fd)
+					if !listens {
+						continue
+					}
+					if found++; mode != nonblock {
+						t.Errorf("descriptor %s of %d: nonblocking %v, want %v", fd, pid, mode, nonblock)
+					}
+				}
+				if found != 1 {
+					t.Errorf("%d has %d listeners", pid, found)
+				}
+			}
+		}
+		check()
+		if out, code := s.fdpass("restart"); code != 0 {
+			t.Fatal(out)
+		}
+		s.await("2 live")
+		if out, code := s.fdpass("restart", "--self"); code != 0 {
+			t.Fatal(out)
+		}
+		check()
+	}
+}
+
+// listenerMode reports whether a descriptor is a TCP listener, and whether it is nonblocking.
+func listenerMode(pid int, fd string) (listens, nonblock bool) {
+	link, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd))
+	inode := strings.TrimSuffix(strings.TrimPrefix(link, "socket:["), "]")
+	table, _ := os.ReadFile("/proc/net/tcp")
+	for _, line := range strings.Split(string(table), "\n") {
+		if f := strings.Fields(line); len(f) > 9 && f[3] == "0A" && f[9] == inode {
+			listens = true
+		}
+	}
+	info, _ := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%s", pid, fd))
+	for _, line := range strings.Split(string(info), "\n") {
+		if text, ok := strings.CutPrefix(line, "flags:"); ok {
+			flags, _ := strconv.ParseUint(strings.TrimSpace(text), 8, 32)
+			nonblock = flags&unix.O_NONBLOCK != 0
+		}
+	}
+	return listens, nonblock
+}
+
+// With a full descriptor table a restart fails and says why, and nothing that is held is dropped.
+func TestFullTable(t *testing.T) {
+	t.Parallel()
+	s := serveProgram(t, "ready", "--ready", "notify")
+	s.await("1 live")
+	pid := s.cmd.Process.Pid
+	served := s.served()
+	const limit = 40
+	if err := unix.Prlimit(pid, unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}, nil); err != nil {
+		t.Fatal(err)
+	}
+	var held []net.Conn
+	s.until("the table is full", func() bool {
+		c, err := net.Dial("unix", s.control)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		held = append(held, c)
+		entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		return len(entries) >= limit
+	})
+	s.signal(unix.SIGHUP)
+	s.saysLine(`^fdpass: generation 2: .*too many open files; generation 1 serves on$`)
+	s.signal(unix.SIGUSR2)
+	s.saysLine(`^fdpass: not replaced by .*: .*too many open files$`)
+	if pid := s.served(); pid != served {
+		t.Errorf("%d answers, it was %d", pid, served)
+	}
+	for _, c := range held {
+		c.Close()
+	}
+	if out, code := s.fdpass("restart"); code != 0 {
+		t.Error(out)
+	}
+	s.await("3 live")
+}
+
 // A path stays over restarts, and is removed in the end.
 func TestServePath(t *testing.T) {
 	t.Parallel()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -114,7 +115,7 @@ func Dial(ctx context.Context, address, name string) (net.Conn, error) {
 	}
 	var only net.Conn
 	var names []string
-	for _, name := range slices.Sorted(keys(found)) {
+	for _, name := range slices.Sorted(maps.Keys(found)) {
 		c, err := dial(ctx, found[name])
 		if err != nil {
 			continue // one that was killed left it
@@ -135,15 +136,8 @@ func Dial(ctx context.Context, address, name string) (net.Conn, error) {
 	return nil, errors.New("no fdpass serve runs here, or not as this user; --control PATH if it has one of its own")
 }
 
-func keys(m map[string]string) func(yield func(string) bool) {
-	return func(yield func(string) bool) {
-		for k := range m {
-			if !yield(k) {
-				return
-			}
-		}
-	}
-}
+// Services returns the names of services that seem to run here, for completions.
+func Services() []string { return slices.Sorted(maps.Keys(running())) }
 
 func dial(ctx context.Context, address string) (net.Conn, error) {
 	var d net.Dialer
