@@ -363,4 +363,3 @@ func TestFiftyRestarts(t *testing.T) {
 		})
 	}
 }
-

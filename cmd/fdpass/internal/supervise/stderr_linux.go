@@ -3,6 +3,8 @@ package supervise
 import (
 	"bytes"
 	"os"
+	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -121,13 +123,20 @@ func (r *relay) pause(limit time.Duration) bool {
 
 func (r *relay) resume() { r.mu.Unlock() }
 
-// lastLine returns the last line that has something in it.
+// errorLine is how most programs begin, or end, the line that says what is wrong; what they print behind it is
+// indented, or not about it: Node says its version last.
+var errorLine = regexp.MustCompile(`(?i)^\S.*(error|fatal|panic)|^(error|fatal|panic)`)
+
+// lastLine returns the line that is most likely to say why the program ended: the last one that speaks of an error,
+// or else the last one.
 func (r *relay) lastLine() string {
-	r.tail.Lock()
-	defer r.tail.Unlock()
-	text := bytes.TrimSpace(r.tail.text)
-	text = text[bytes.LastIndexByte(text, '\n')+1:]
-	return printable(string(text))
+	lines := strings.Split(strings.TrimSpace(string(r.text())), "\n")
+	for _, line := range slices.Backward(lines) {
+		if errorLine.MatchString(line) {
+			return printable(line)
+		}
+	}
+	return printable(strings.TrimSpace(lines[len(lines)-1]))
 }
 
 func (r *relay) text() []byte {
@@ -138,10 +147,11 @@ func (r *relay) text() []byte {
 
 // printable is one line for a terminal, from a program that we do not trust with it.
 func printable(s string) string {
-	return strings.ToValidUTF8(strings.Map(func(r rune) rune {
+	return strings.Map(func(r rune) rune { // which makes valid UTF-8 of it
+
 		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
 			return -1
 		}
 		return r
-	}, s), "?")
+	}, s)
 }
