@@ -304,7 +304,8 @@ func TestFiftyRestarts(t *testing.T) {
 		}},
 		{"gunicorn", []string{"--ready", "notify"}, func(t *testing.T, dir string) []string {
 			write(t, dir+"/hello.py", wsgi)
-			return []string{testutil.NeedProgram(t, "gunicorn"), "--workers", "2", "--log-level", "error", "hello:app"}
+			testutil.NeedProgram(t, "gunicorn")
+			return []string{debianPython(t), "-m", "gunicorn", "--workers", "2", "--log-level", "error", "hello:app"}
 		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -333,7 +334,7 @@ func TestFiftyRestarts(t *testing.T) {
 						answered.Add(1)
 						pids.Store(pid, true)
 						slowest.Store(max(slowest.Load(), int64(time.Since(start))))
-						time.Sleep(time.Millisecond) // other tests want to run as well
+						time.Sleep(5 * time.Millisecond) // other tests want to run as well
 					}
 				})
 			}
