@@ -17,7 +17,8 @@ func newExec() *cobra.Command {
 		GroupID: "serve",
 		Short:   "Open sockets and become a program that inherits them",
 		Long: "Opens the sockets and becomes COMMAND, in place: the pid stays, and nothing of fdpass remains.\n" +
-			"The sockets are the only descriptors from 3 up that the program gets, in the order of -l.\n\n" + waysHelp() +
+			"The sockets are the only descriptors from 3 up that the program gets, in the order of -l. A path that was made for one\n" +
+			"stays when the program ends; the next exec or serve replaces it.\n\n" + waysHelp() +
 			"\nExits with 126 if COMMAND cannot be executed, 127 if there is none.",
 		Example: `  fdpass exec -l 127.0.0.1:8080 -- node server.js            # server.listen({fd: 3})
   fdpass exec -l web=:80 -l admin=/run/admin.sock --mode 0600 -- ./server

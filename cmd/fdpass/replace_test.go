@@ -4,13 +4,13 @@ package main
 
 import (
 	"fmt"
-	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -22,22 +22,22 @@ import (
 // copyOf is a copy of fdpass that can be replaced.
 func copyOf(t *testing.T, from, to string) {
 	t.Helper()
-	in, err := os.Open(from)
+	text, err := os.ReadFile(from)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer in.Close()
-	fresh := to + ".new"
-	out, err := os.OpenFile(fresh, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o755)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = io.Copy(out, in)
-	if cerr := out.Close(); err == nil {
-		err = cerr
-	}
+	writeProgram(t, to, text)
+}
+
+// writeProgram writes an executable. A child that another test starts meanwhile would have it open for writing
+// until it executes its own, and nobody can execute it then: ETXTBSY.
+func writeProgram(t *testing.T, to string, text []byte) {
+	t.Helper()
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
+	err := os.WriteFile(to+".new", text, 0o755)
 	if err == nil {
-		err = os.Rename(fresh, to)
+		err = os.Rename(to+".new", to)
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -161,20 +161,37 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+// Where no generation serves because one after the other fails, the replacement waits until one does.
+func TestReplaceBetweenDeaths(t *testing.T) {
+	t.Parallel()
+	s, _ := replaceable(t)
+	s.set("exit=5")
+	_, _ = s.get("/die")
+	s.saysLine(`^fdpass: generation 2 failed after \S+: exit status 5: bad configuration$`)
+	answer := make(chan string)
+	go func() {
+		out, _ := s.fdpass("restart", "--self")
+		answer <- out
+	}()
+	s.set("ready")
+	if out := <-answer; out != "" {
+		t.Error(out)
+	}
+	s.until("one is live", func() bool { return strings.HasSuffix(s.states(), " live") })
+	if s.served() == 0 {
+		t.Error("nobody serves")
+	}
+	if args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.cmd.Process.Pid)); err != nil || !strings.Contains(string(args), "--state=") {
+		t.Errorf("not replaced: %q, %v", args, err)
+	}
+}
+
 // What is not a good fdpass does not get the service.
 func TestReplaceRefused(t *testing.T) {
 	t.Parallel()
 	s, path := replaceable(t)
 	pid := s.cmd.Process.Pid
 	served, old, count := s.served(), exe(t, pid), len(fds(t, pid))
-	script := func(text string) {
-		if err := os.Remove(path); err != nil {
-			t.Fatal(err)
-		}
-		if err := os.WriteFile(path, []byte(text), 0o755); err != nil {
-			t.Fatal(err)
-		}
-	}
 	ask := exec.Command(binary(t), "restart", "--self", "--control", s.control).Args
 	for _, c := range []struct{ text, want string }{
 		{"#!/bin/sh\nexit 0\n", "its trial run: exit status 0: it does not say why"},
@@ -182,7 +199,7 @@ func TestReplaceRefused(t *testing.T) {
 		{"#!/bin/sh\nkill -9 $$\n", "its trial run: killed by SIGKILL"},
 		{"not a program", "exec format error"},
 	} {
-		script(c.text)
+		writeProgram(t, path, []byte(c.text))
 		out, err := exec.Command(ask[0], ask[1:]...).CombinedOutput()
 		if err == nil || !strings.Contains(string(out), "not replaced by "+path) || !strings.Contains(string(out), c.want) {
 			t.Errorf("%q: %v, %s; want %s", c.text, err, out, c.want)
@@ -207,12 +224,7 @@ func TestReplaceOther(t *testing.T) {
 	t.Parallel()
 	s, path := replaceable(t)
 	wrapper := fmt.Sprintf("#!/bin/sh\nshift; exec %s serve \"$1\" --name other -l tcp://127.0.0.1:1 -- x\n", binary(t))
-	if err := os.Remove(path); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(path, []byte(wrapper), 0o755); err != nil {
-		t.Fatal(err)
-	}
+	writeProgram(t, path, []byte(wrapper))
 	out, code := s.fdpass("restart", "--self")
 	if want := "tcp://127.0.0.1:0 is held, the command line says tcp://127.0.0.1:1"; code != 1 || !strings.Contains(out, want) {
 		t.Errorf("%d, %s", code, out)

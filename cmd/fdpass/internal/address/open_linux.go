@@ -254,9 +254,13 @@ func pathID(path string) (PathID, error) {
 
 const lockPatience = 5 * time.Second
 
-// lockFolder locks the folder itself, flock(2): no file is left behind.
+// lockFolder locks the folder itself, flock(2): no file is left behind. One that may not be read is not
+// locked.
 func lockFolder(dir string) (unlock func(), err error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err == unix.EACCES {
+		return func() {}, nil
+	}
 	if err != nil {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}

@@ -1,6 +1,7 @@
 package inherit
 
 import (
+	"math"
 	"os"
 	"os/signal"
 	"runtime"
@@ -75,7 +76,7 @@ func arrange(sockets []Socket, first int) error {
 
 // closeFrom marks all descriptors from fd up close-on-exec.
 func closeFrom(fd int) error {
-	err := unix.CloseRange(uint(fd), ^uint(0)>>1&0x7fffffff, unix.CLOSE_RANGE_CLOEXEC)
+	err := unix.CloseRange(uint(fd), math.MaxInt32, unix.CLOSE_RANGE_CLOEXEC)
 	if err == nil || err != unix.ENOSYS && err != unix.EINVAL { // Linux 5.11
 		return os.NewSyscallError("close_range", err)
 	}

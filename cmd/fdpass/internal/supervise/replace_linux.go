@@ -83,14 +83,14 @@ const checkPatience = 20 * time.Second
 // askReplace begins a replacement, at once or when nothing is starting any more.
 func (s *Supervisor) askReplace(c *client) {
 	if s.stopping {
-		c.fail(errors.New("it is stopping"))
+		c.fail(errStopping)
 		return
 	}
 	if c != nil {
 		s.clients = append(s.clients, c)
 	}
 	s.replace = true
-	if s.is(Starting) == nil && s.check == nil {
+	if !s.busy() && s.check == nil {
 		s.checkReplacement()
 	}
 }
@@ -177,7 +177,7 @@ func (s *Supervisor) checked(end unix.WaitStatus) {
 	ok := strings.Contains(text, understood)
 	switch {
 	case s.stopping:
-		s.notReplaced(errors.New("it is stopping"))
+		s.notReplaced(errStopping)
 	case run.late:
 		s.notReplaced(errors.Errorf("its trial run took longer than %v", checkPatience))
 	case !end.Exited() || end.ExitStatus() != 0 || !ok:
@@ -185,7 +185,7 @@ func (s *Supervisor) checked(end unix.WaitStatus) {
 			text = "it does not say why"
 		}
 		s.notReplaced(errors.Errorf("its trial run: %s: %s", describe(end), printable(text[strings.LastIndexByte(text, '\n')+1:])))
-	case s.is(Starting) != nil:
+	case s.busy():
 		// It will be tried again when that is over.
 	default:
 		s.notReplaced(s.become())

@@ -56,6 +56,8 @@ type Supervisor struct {
 	clients []*client
 }
 
+var errStopping = errors.New("it is stopping")
+
 // Run opens the sockets, keeps the program running and returns what to exit with, when it has ended
 // because it was told to, or cannot be started. An error says why nothing was started.
 func Run(c Config) (code int, err error) {
@@ -166,11 +168,14 @@ func (s *Supervisor) is(state State) *generation {
 
 func (s *Supervisor) live() *generation { return s.is(Live) }
 
+// busy reports whether a generation is starting or about to, after a death.
+func (s *Supervisor) busy() bool { return s.is(Starting) != nil || s.pause != nil }
+
 // restart starts a new generation, now or, if one is starting, after that.
 func (s *Supervisor) restart(tell func(failure error)) {
 	switch {
 	case s.stopping:
-		tell(errors.New("it is stopping"))
+		tell(errStopping)
 	case s.is(Starting) != nil:
 		s.again, s.waiting = true, append(s.waiting, tell)
 	default:
@@ -337,10 +342,6 @@ func (s *Supervisor) stop(sig syscall.Signal) {
 	if s.pause != nil {
 		s.pause.Stop()
 	}
-	for _, tell := range s.waiting {
-		tell(errors.New("it is stopping"))
-	}
-	s.waiting = nil
 	if sig == unix.SIGTERM {
 		sig = s.Stop
 	}
@@ -354,8 +355,15 @@ func (s *Supervisor) retireAll(sig syscall.Signal) {
 	if s.primary = s.live(); s.primary == nil && len(s.generations) > 0 {
 		s.primary = s.generations[len(s.generations)-1]
 	}
+	for _, tell := range s.waiting {
+		tell(errStopping)
+	}
+	for _, c := range s.clients {
+		c.fail(errStopping)
+	}
+	s.waiting, s.clients = nil, nil
 	for _, g := range s.generations {
-		g.answer(errors.New("it is stopping"))
+		g.answer(errStopping)
 		s.retire(g, sig)
 	}
 	s.finishIfAlone()
