@@ -231,6 +231,34 @@ func TestReplaceOther(t *testing.T) {
 	}
 }
 
+// If fdpass ends in the middle of it, the program is told to stop: nobody would supervise it. SIGTERM can do that
+// while the new program starts.
+func TestReplaceEnds(t *testing.T) {
+	t.Parallel()
+	s, path := replaceable(t)
+	writeProgram(t, path, fmt.Appendf(nil, "#!/bin/sh\ncase $2 in --state=*) kill -TERM $$;; esac\nexec %s \"$@\"\n", binary(t)))
+	pid := s.pid(1)
+	held := s.hold()
+	if out, code := s.fdpass("restart", "--self"); code != 1 || !strings.Contains(out, "it ended, or was replaced, before it answered") {
+		t.Errorf("%d, %s", code, out)
+	}
+	if s.end() != -1 || s.cmd.ProcessState.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+		t.Errorf("ended with %v", s.cmd.ProcessState)
+	}
+	if _, err := held(); err != nil {
+		t.Errorf("the program was not asked, but killed: %v", err)
+	}
+	s.until("the program has ended", func() bool { return gone(pid) || zombie(pid) }) // an init reaps it
+	s.until("it is said", func() bool {
+		return strings.Contains(s.says.text(), "fdpass: serve ended while it was replaced: its program was told to stop")
+	})
+}
+
+func zombie(pid int) bool {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	return err == nil && strings.Contains(string(stat), ") Z ")
+}
+
 // Signals and notifications that come while fdpass is replaced are not lost, and clients notice nothing.
 func TestReplaceUnderLoad(t *testing.T) {
 	t.Parallel()

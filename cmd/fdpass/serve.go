@@ -17,7 +17,7 @@ import (
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/supervise"
 )
 
-func init() { commands = append(commands, newServe) }
+func init() { commands = append(commands, newServe, newGuard) }
 
 // serveFlags are those of serve beside the ones for sockets.
 type serveFlags struct {
@@ -68,6 +68,16 @@ Exits with the status of COMMAND, 128 and the number if it was a signal.`,
 	_ = flags.MarkHidden(supervise.CheckFlag)
 	flags.SetInterspersed(false)
 	return c
+}
+
+// newGuard watches over the moment in which serve is replaced.
+func newGuard() *cobra.Command {
+	return &cobra.Command{
+		Use:                supervise.GuardCommand,
+		Hidden:             true,
+		DisableFlagParsing: true,
+		RunE:               func(_ *cobra.Command, args []string) error { return supervise.Guard(args, os.Stdin) },
+	}
 }
 
 func serve(c *cobra.Command, f *serveFlags, args []string) error {

@@ -25,7 +25,7 @@ type Address struct {
 const Usage = "[NAME=]tcp://HOST:PORT, udp://HOST:PORT, unix:PATH, unixpacket:PATH, unixgram:PATH, fd:N, or short: PORT, HOST:PORT, /PATH, @ABSTRACT"
 
 var (
-	name     = regexp.MustCompile(`^([A-Za-z0-9_.-]{1,255})=(.+)$`)
+	name     = regexp.MustCompile(`^([A-Za-z0-9_.-]+)=(.+)$`)
 	networks = map[string]bool{"tcp": true, "tcp4": true, "tcp6": true, "udp": true, "udp4": true, "udp6": true,
 		"unix": true, "unixpacket": true, "unixgram": true, "fd": true}
 )
@@ -45,6 +45,9 @@ func Parse(s string) (a Address, err error) {
 		a.Network, a.Where = "tcp", ":"+rest
 	default:
 		a.Network, a.Where = "tcp", rest
+	}
+	if len(a.Name) > 255 {
+		return Address{}, errors.Errorf("address %q: a name has up to 255 characters", s)
 	}
 	if err := a.check(); err != nil {
 		return Address{}, errors.WithMessagef(err, "address %q", s)

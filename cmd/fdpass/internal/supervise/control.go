@@ -41,12 +41,12 @@ const most = 4096
 
 var whom = credentials.AnyOf(credentials.SameUser(), credentials.Root())
 
-var serviceName = regexp.MustCompile(`^[A-Za-z0-9_.-]{1,64}$`)
+var serviceName = regexp.MustCompile(`^[A-Za-z0-9_.-]+$`)
 
 // CheckName says whether a service may be called so.
 func CheckName(name string) error {
-	if !serviceName.MatchString(name) {
-		return errors.Errorf("%q is no name for a service: letters, digits, and _ . - only", name)
+	if !serviceName.MatchString(name) || len(name) > 64 {
+		return errors.Errorf("%q is no name for a service: up to 64 letters, digits, and _ . - only", name)
 	}
 	return nil
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/address"
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/inherit"
+	"github.com/fdkit/fdkit/cmd/fdpass/internal/signals"
 )
 
 // Config says what Run is to keep running.
@@ -50,6 +51,6 @@ type Config struct {
 
 // The hidden flags of the command that calls Run, which a replacement is started with.
 const (
-	StateFlag = "state"       // the number of a memfd: Resume
-	CheckFlag = "check-state" // the number of a memfd, to be checked: Check
+	StateFlag = signals.ResumeFlag // the number of a memfd: Resume
+	CheckFlag = "check-state"      // the number of a memfd, to be checked: Check
 )

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/address"
+	"github.com/fdkit/fdkit/cmd/fdpass/internal/signals"
 	"github.com/fdkit/fdkit/internal/sysfd"
 )
 
@@ -41,6 +42,7 @@ type state struct {
 	Failed      *GenerationStatus `json:"failed,omitempty"`
 	Relays      []int             `json:"relays,omitempty"`  // standard errors of generations that have ended
 	Client      int               `json:"client"`            // who asked for the replacement, -1 for nobody
+	Guard       int               `json:"guard"`             // of the moment, -1 for none
 	Signals     []int             `json:"signals,omitempty"` // that have come and were not handled
 }
 
@@ -227,7 +229,7 @@ func (c *Config) fits(st *state) error {
 
 // state describes everything, and borrows all descriptors.
 func (s *Supervisor) state(client int) *state {
-	st := &state{Version: stateVersion, Name: s.Name, Started: s.started, Next: s.next, Deaths: s.deaths, Failed: s.failed, Client: client}
+	st := &state{Version: stateVersion, Name: s.Name, Started: s.started, Next: s.next, Deaths: s.deaths, Failed: s.failed, Client: client, Guard: -1}
 	for _, k := range s.sockets {
 		st.Sockets = append(st.Sockets, socketState{k.Address, k.FD, k.Bound, k.Made})
 	}
@@ -268,7 +270,7 @@ func (st *state) numbers() (fds []int) {
 		fds = append(fds, g.Notify, g.Stderr)
 	}
 	fds = append(fds, st.Relays...)
-	fds = append(fds, st.Client)
+	fds = append(fds, st.Client, st.Guard)
 	return slices.DeleteFunc(fds, func(fd int) bool { return fd < 0 })
 }
 
@@ -322,9 +324,10 @@ func load(fd int) (*state, error) {
 	return st, nil
 }
 
-// held are the signals that must not be lost or take their default effect between this program and its
-// replacement: they stay pending, which exec(2) keeps.
-var held = []syscall.Signal{unix.SIGCHLD, unix.SIGHUP, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE}
+// held stay pending between this program and its replacement: blocked, which exec(2) keeps. The runtime
+// of Go unblocks those that are fatal for a program that does not take them: see package signals, and
+// GuardCommand.
+var held = []syscall.Signal{unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE}
 
 // become executes the replacement. It returns only with an error, and then everything is as before.
 func (s *Supervisor) become() error {
@@ -355,28 +358,29 @@ func (s *Supervisor) become() error {
 	}
 	defer func() { _ = unix.PthreadSigmask(unix.SIG_SETMASK, &old, nil) }()
 
-	for {
-		if err := s.exec(asker); !errors.Is(err, errSignals) {
-			return err
-		}
+	guard, err := s.startGuard()
+	if err != nil {
+		return err
 	}
+	defer releaseGuard(guard)
+	signals.Ignore()
+	defer signals.Take()
+	return s.exec(asker, guard)
 }
 
-var errSignals = errors.New("signals have come meanwhile")
-
-// exec executes the replacement, with everything saved but what comes in the very moment. It returns
-// only with an error.
-func (s *Supervisor) exec(asker int) error {
+// exec executes the replacement. It returns only with an error.
+func (s *Supervisor) exec(asker, guard int) error {
 	st := s.state(asker)
+	st.Guard = guard
 	var taken []os.Signal
-	for len(s.signals) > 0 {
-		sig := <-s.signals
+	for len(signals.Inbox) > 0 {
+		sig := <-signals.Inbox
 		taken = append(taken, sig)
 		st.Signals = append(st.Signals, int(sig.(syscall.Signal)))
 	}
 	defer func() {
 		for _, sig := range taken {
-			s.signals <- sig // there is room: nobody else takes or waits
+			signals.Inbox <- sig // there is room: nobody else takes or waits
 		}
 	}()
 	memory, err := s.save(st)
@@ -396,9 +400,6 @@ func (s *Supervisor) exec(asker int) error {
 		}
 	}
 	args, env := s.selfArgs(StateFlag, memory), os.Environ()
-	if len(s.signals) > 0 {
-		return errSignals
-	}
 	return &os.PathError{Op: "exec", Path: s.Self, Err: syscall.Exec(s.Self, args, env)}
 }
 
@@ -436,6 +437,9 @@ func Resume(c Config, fd int) (code int, err error) {
 	s.listen()
 	for _, sig := range st.Signals {
 		s.handle(syscall.Signal(sig))
+	}
+	if st.Guard >= 0 {
+		releaseGuard(st.Guard)
 	}
 	if st.Client >= 0 {
 		s.resumeClient(st.Client)

@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"os"
-	"os/signal"
 	"slices"
 	"sync"
 	"syscall"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/address"
+	"github.com/fdkit/fdkit/cmd/fdpass/internal/signals"
 )
 
 // A program that ends by itself is started again: at once if it had run for steady, else after a pause
@@ -49,7 +49,6 @@ type Supervisor struct {
 	primary  *generation // when stopping: whose end is ours
 	result   int         // what to exit with
 	over     chan struct{}
-	signals  chan os.Signal
 
 	check   *check // of the program that is to replace this one, nil if there is none
 	replace bool   // asked for, waits until nothing starts
@@ -87,13 +86,12 @@ func Run(c Config) (code int, err error) {
 
 func newSupervisor(c Config) *Supervisor {
 	return &Supervisor{Config: c, stderr: 2, started: time.Now(), next: 1, relays: map[*relay]bool{},
-		over: make(chan struct{}), signals: make(chan os.Signal, 64)}
+		over: make(chan struct{})}
 }
 
 // listen begins to take signals.
 func (s *Supervisor) listen() {
-	// A closed standard error must not end us: SIGPIPE.
-	signal.Notify(s.signals, unix.SIGCHLD, unix.SIGHUP, unix.SIGTERM, unix.SIGINT, unix.SIGQUIT, unix.SIGUSR1, unix.SIGUSR2, unix.SIGPIPE)
+	signals.Take()
 	// What a program leaves behind becomes ours to reap, as if we were pid 1.
 	_ = unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 }
@@ -108,7 +106,7 @@ func (s *Supervisor) run() int {
 	s.mu.Unlock()
 	for {
 		select {
-		case sig := <-s.signals:
+		case sig := <-signals.Inbox:
 			s.mu.Lock()
 			s.handle(sig.(syscall.Signal))
 			s.mu.Unlock()
