@@ -816,6 +816,7 @@ func TestFullTable(t *testing.T) {
 	for _, c := range held {
 		c.Close()
 	}
+	s.until("there is room again", func() bool { return len(fds(t, pid)) < limit/2 })
 	if out, code := s.fdpass("restart"); code != 0 {
 		t.Error(out)
 	}
