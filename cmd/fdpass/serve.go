@@ -45,6 +45,9 @@ sd_notify(3). One that ends by itself is started again, unless it does so again 
 Signals: HUP restarts; TERM, INT and QUIT end the service, TERM by the stop signal of the way; USR1 is passed on;
 USR2 replaces fdpass itself by what is at its path now, in place, after a trial run of it.
 
+Under systemd it may be of Type=notify, or notify-reload: the unit is ready when the first generation is, and
+reloads while another one starts.
+
 Exits with the status of COMMAND, 128 and the number if it was a signal.`,
 		Example: `  fdpass serve -l 0.0.0.0:8080 -- node server.js             # server.listen({fd: 3})
   fdpass serve -l 0.0.0.0:8000 --ready notify -- gunicorn app:app

@@ -27,6 +27,7 @@ import (
 
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/supervise"
 	"github.com/fdkit/fdkit/internal/testutil"
+	"github.com/fdkit/fdkit/systemd"
 )
 
 // A service is an fdpass serve that runs.
@@ -637,6 +638,51 @@ func TestServeNotify(t *testing.T) {
 			t.Errorf("a stranger's word counts: %+v", g)
 		}
 	})
+}
+
+// fdpass tells its own service manager, and the program does not.
+func TestServeUnderManager(t *testing.T) {
+	t.Parallel()
+	manager, err := systemd.ListenNotify(filepath.Join(t.TempDir(), "notify"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer manager.Close()
+	heard := func(want ...string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		defer cancel()
+		n, err := manager.Receive(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer n.Close()
+		for _, w := range want {
+			if !regexp.MustCompile("(?m)^" + w + "$").MatchString(string(n.State)) {
+				t.Errorf("heard %q, want %s", n.State, w)
+			}
+		}
+	}
+	file := filepath.Join(t.TempDir(), "mode")
+	cmd := goServer.Command(t, file)
+	s := newService(t, append([]string{"-l", "tcp://127.0.0.1:0", "--ready", "notify", "--"}, cmd.Args...)...)
+	s.cmd.Env, s.mode = append(cmd.Env, "NOTIFY_SOCKET="+manager.Addr()), file
+	s.set("ready")
+	s.start()
+	heard("READY=1", "STATUS=generation 1 serves")
+	s.signal(unix.SIGHUP)
+	heard("RELOADING=1", `MONOTONIC_USEC=\d+`, "STATUS=generation 2 starts")
+	heard("READY=1", "STATUS=generation 2 serves")
+	s.set("exit=3")
+	s.signal(unix.SIGHUP)
+	heard("RELOADING=1", "STATUS=generation 3 starts")
+	heard("READY=1", "STATUS=generation 3 failed after .*: exit status 3: bad configuration; generation 2 serves on")
+	s.await("2 live, 3 failed")
+	s.signal(unix.SIGTERM)
+	heard("STOPPING=1")
+	if code := s.end(); code != 0 {
+		t.Errorf("ends with %d", code)
+	}
 }
 
 // Nobody but the same user and root controls a service.

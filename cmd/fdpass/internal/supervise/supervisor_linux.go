@@ -1,6 +1,7 @@
 package supervise
 
 import (
+	"context"
 	"fmt"
 
 	"os"
@@ -14,6 +15,7 @@ import (
 
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/address"
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/signals"
+	"github.com/fdkit/fdkit/systemd"
 )
 
 // A program that ends by itself is started again: at once if it had run for steady, else after a pause
@@ -137,6 +139,15 @@ func (s *Supervisor) logf(format string, args ...any) {
 	fmt.Fprintf(s.Log, "fdpass: "+format+"\n", args...)
 }
 
+// tell tells the service manager of fdpass itself, if there is one that listens.
+func (s *Supervisor) tell(states ...systemd.State) {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	if _, err := systemd.Notify(ctx, states...); err != nil {
+		s.logf("%v", err)
+	}
+}
+
 func (s *Supervisor) handle(sig syscall.Signal) {
 	switch sig {
 	case unix.SIGCHLD:
@@ -209,6 +220,9 @@ func (s *Supervisor) start(askers []func(error)) error {
 		default: // somebody has its standard error, if not the generation itself
 		}
 	}
+	if s.live() != nil {
+		s.tell(systemd.Reloading(), systemd.Status(fmt.Sprintf("generation %d starts", number)))
+	}
 	g.askers = askers
 	s.generations = append(s.generations, g)
 	if s.Notify {
@@ -277,6 +291,7 @@ func (s *Supervisor) ready(g *generation) {
 	old := s.live()
 	g.enter(Live)
 	s.failed = nil
+	s.tell(systemd.Ready, systemd.Status(fmt.Sprintf("generation %d serves", g.number)))
 	g.answer(nil)
 	if old != nil {
 		s.retire(old, s.Stop)
@@ -350,6 +365,7 @@ func (s *Supervisor) stop(sig syscall.Signal) {
 // retireAll tells all generations to stop. What the live one ends with is the result, or the youngest.
 func (s *Supervisor) retireAll(sig syscall.Signal) {
 	s.stopping = true
+	s.tell(systemd.Stopping)
 	if s.primary = s.live(); s.primary == nil && len(s.generations) > 0 {
 		s.primary = s.generations[len(s.generations)-1]
 	}
@@ -430,6 +446,9 @@ func (s *Supervisor) ended(g *generation, end unix.WaitStatus) {
 			Seconds: time.Since(g.started).Seconds(), Says: g.says, Failure: why}
 		failure := errors.Errorf("generation %d failed after %s: %s%s", g.number, uptime(s.failed.Seconds), why, s.serves())
 		s.logf("%v", failure)
+		if s.live() != nil {
+			s.tell(systemd.Ready, systemd.Status(failure.Error()))
+		}
 		g.answer(failure)
 		s.afterFailure(code(end))
 	case state == Live:
