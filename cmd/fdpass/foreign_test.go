@@ -290,8 +290,11 @@ func fastCGI(addr, script string) (string, error) {
 func TestFiftyRestarts(t *testing.T) {
 	t.Parallel()
 	restarts := 50
-	if testing.Short() {
+	switch {
+	case testing.Short():
 		restarts = 5
+	case testutil.Race: // which makes fdpass slow, and clients wait: fifty without it are enough
+		restarts = 15
 	}
 	for _, c := range []struct {
 		name    string
