@@ -782,19 +782,20 @@ func TestMode(t *testing.T) {
 		s.await("1 live")
 		check := func() {
 			t.Helper()
-			for _, pid := range []int{s.cmd.Process.Pid, s.generations()[0].PID} {
+			program := s.generations()[0].PID
+			socket := fds(t, program)["3"]
+			for _, pid := range []int{s.cmd.Process.Pid, program} {
 				found := 0
-				for fd := range fds(t, pid) {
-					listens, mode := listenerMode(pid, fd)
-					if !listens {
+				for fd, link := range fds(t, pid) {
+					if link != socket {
 						continue
 					}
-					if found++; mode != nonblock {
-						t.Errorf("descriptor %s of %d: nonblocking %v, want %v", fd, pid, mode, nonblock)
+					if found++; flagNonblock(t, pid, fd) != nonblock {
+						t.Errorf("descriptor %s of %d: nonblocking %v, want %v", fd, pid, !nonblock, nonblock)
 					}
 				}
-				if found != 1 {
-					t.Errorf("%d has %d listeners", pid, found)
+				if found != 1 || !strings.HasPrefix(socket, "socket:") {
+					t.Errorf("%d has %d of %s", pid, found, socket)
 				}
 			}
 		}
@@ -810,24 +811,24 @@ func TestMode(t *testing.T) {
 	}
 }
 
-// listenerMode reports whether a descriptor is a TCP listener, and whether it is nonblocking.
-func listenerMode(pid int, fd string) (listens, nonblock bool) {
-	link, _ := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, fd))
-	inode := strings.TrimSuffix(strings.TrimPrefix(link, "socket:["), "]")
-	table, _ := os.ReadFile("/proc/net/tcp")
-	for _, line := range strings.Split(string(table), "\n") {
-		if f := strings.Fields(line); len(f) > 9 && f[3] == "0A" && f[9] == inode {
-			listens = true
-		}
+// flagNonblock reports whether a descriptor of another process is.
+func flagNonblock(t *testing.T, pid int, fd string) bool {
+	t.Helper()
+	info, err := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%s", pid, fd))
+	if err != nil {
+		t.Fatal(err)
 	}
-	info, _ := os.ReadFile(fmt.Sprintf("/proc/%d/fdinfo/%s", pid, fd))
 	for _, line := range strings.Split(string(info), "\n") {
 		if text, ok := strings.CutPrefix(line, "flags:"); ok {
-			flags, _ := strconv.ParseUint(strings.TrimSpace(text), 8, 32)
-			nonblock = flags&unix.O_NONBLOCK != 0
+			flags, err := strconv.ParseUint(strings.TrimSpace(text), 8, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return flags&unix.O_NONBLOCK != 0
 		}
 	}
-	return listens, nonblock
+	t.Fatalf("no flags in %q", info)
+	return false
 }
 
 // With a full descriptor table a restart fails and says why, and nothing that is held is dropped.
