@@ -19,42 +19,54 @@ import (
 // from the connection to the moment at which the successor accepts.
 func BenchmarkHandoff(b *testing.B) {
 	for _, n := range []int{1, 100, 1000, 10000} {
-		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			items := make([]Item, n)
-			for i := range items {
-				items[i] = Item{Name: fmt.Sprint(i), Kind: Listener}
-				if i < 100 {
-					items[i].Conn = tcp(b)
-				} else {
-					items[i].Conn = items[i%100].Conn // both sides have one table here
-				}
+		items := make([]Item, n)
+		for i := range items {
+			items[i] = Item{Name: fmt.Sprint(i), Kind: Listener}
+			if i < 100 {
+				items[i].Conn = tcp(b)
+			} else {
+				items[i].Conn = items[i%100].Conn // both sides have one table here
 			}
-			for b.Loop() {
-				p, s := pair(b, socketpair.SeqPacket)
-				var offering sync.WaitGroup
-				offering.Go(func() {
-					if err := Offer(b.Context(), p, Offering{Name: "web", Items: items, Deadlines: Deadlines{Probation: time.Microsecond}}); err != nil {
-						b.Error(err)
-					}
-				})
-				to, err := Take(b.Context(), s, Wish{Name: "web"})
-				if err != nil {
-					b.Fatal(err)
-				}
-				if err := to.Ready(b.Context()); err != nil {
-					b.Fatal(err)
-				}
-				to.Serving()
-				b.StopTimer()
-				if err := to.Wait(b.Context()); err != nil {
-					b.Fatal(err)
-				}
-				to.Close()
-				offering.Wait()
-				b.StartTimer()
-			}
-		})
+		}
+		benchmarkHandoff(b, fmt.Sprint(n), items)
 	}
+	one, other := tcpPair(b)
+	defer one.Close()
+	defer other.Close()
+	connections := make([]Item, 10000)
+	for i := range connections {
+		connections[i] = Item{Name: fmt.Sprint(i), Kind: Connection, Conn: one}
+	}
+	benchmarkHandoff(b, "10000Connections", connections)
+}
+
+func benchmarkHandoff(b *testing.B, name string, items []Item) {
+	b.Run(name, func(b *testing.B) {
+		for b.Loop() {
+			p, s := pair(b, socketpair.SeqPacket)
+			var offering sync.WaitGroup
+			offering.Go(func() {
+				if err := Offer(b.Context(), p, Offering{Name: "web", Items: items, Deadlines: Deadlines{Probation: time.Microsecond}}); err != nil {
+					b.Error(err)
+				}
+			})
+			to, err := Take(b.Context(), s, Wish{Name: "web"})
+			if err != nil {
+				b.Fatal(err)
+			}
+			if err := to.Ready(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			to.Serving()
+			b.StopTimer()
+			if err := to.Wait(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			to.Close()
+			offering.Wait()
+			b.StartTimer()
+		}
+	})
 }
 
 // BenchmarkTakeListener is what a listener costs its new owner.

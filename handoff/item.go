@@ -109,9 +109,10 @@ func (it *Item) check() error {
 	return nil
 }
 
-// verify compares a received item with what its descriptor is.
+// verify compares a received item with what its descriptor is. TakeConn does that for a connection: there may be
+// thousands, and one that is none should not keep the service from moving.
 func (it *Item) verify() error {
-	if it.Kind == File {
+	if it.Kind == File || it.Kind == Connection {
 		return nil
 	}
 	err := sysfd.Control(it.files.Lend(it.index), func(fd int) error {
@@ -131,7 +132,8 @@ func (it *Item) verify() error {
 // scm.Files, and after one the item is still there.
 func (it *Item) TakeListener() (net.Listener, error) { return it.files.TakeListener(it.index) }
 
-// TakeConn gives the item to the caller as a connection. Read Unread first.
+// TakeConn gives the item to the caller as a connection. Read Unread first. What is no connection is an error here,
+// not of the handoff.
 func (it *Item) TakeConn() (net.Conn, error) { return it.files.TakeConn(it.index) }
 
 // TakePacketConn gives the item to the caller as a packet socket.
@@ -146,8 +148,6 @@ func (it *Item) TakeFD() int { return it.files.TakeFD(it.index) }
 
 // Close closes the item's descriptor if nobody took it. Of an item that is offered it does nothing.
 func (it *Item) Close() error {
-	if f := it.TakeFile(); f != nil {
-		return f.Close()
-	}
+	sysfd.CloseAll([]int{it.TakeFD()})
 	return nil
 }

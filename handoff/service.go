@@ -104,6 +104,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 	if err := s.find(ctx); err != nil {
 		s.initial.close()
 		_ = s.first.Close()
+		s.arrivals.end(s.ctx)
 		s.release()
 		s.cancel()
 		return nil, err
@@ -326,6 +327,7 @@ func (s *Service) Ready(ctx context.Context) error {
 	if s.takeover != nil {
 		err := s.takeover.Ready(ctx)
 		if err != nil && !errors.Is(err, ErrStateLost) {
+			s.arrivals.end(ctx)
 			s.release()
 			_ = s.first.Close()
 			return err
@@ -361,6 +363,14 @@ func (s *Service) beginArrivals() {
 		}
 	}
 	s.arrivals.begin(all)
+}
+
+// endArrivals takes no more connections of the predecessor's. What is on its way comes to its end first, unless the
+// predecessor hangs: nobody will accept it then.
+func (s *Service) endArrivals(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, s.options.Deadlines.withDefaults().Answer)
+	defer cancel()
+	s.arrivals.end(ctx)
 }
 
 // State returns what the predecessor's Options.Final returned, when Ready has; nil without a
@@ -456,7 +466,6 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 		},
 		Pause: func(ctx context.Context) (Final, error) {
 			paused, dropped = time.Now(), s.dropped()
-			s.arrivals.end(ctx)
 			for _, k := range s.all() {
 				if err := k.pause(ctx); err != nil {
 					return Final{}, err
@@ -487,6 +496,7 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 	switch {
 	case err == nil:
 		dropped = s.dropped() - dropped // modulo 2^32
+		s.endArrivals(ctx)
 		s.release()
 		s.tell(Event{Kind: EventHanded, Took: time.Since(paused), Dropped: int(dropped)})
 		m.handed()
@@ -602,7 +612,7 @@ func (s *Service) Stop(ctx context.Context) error {
 			return err
 		}
 	}
-	s.arrivals.end(ctx)
+	s.endArrivals(ctx)
 	s.tell(Event{Kind: EventStop})
 	s.stop(Told)
 	return nil
@@ -671,7 +681,6 @@ func (s *Service) isLeft(k *socket) bool {
 
 // release closes this process's copies of everything that is not its own alone.
 func (s *Service) release() {
-	s.arrivals.end(s.ctx)
 	for _, k := range s.all() {
 		if !s.isLeft(k) {
 			k.release()

@@ -330,13 +330,15 @@ func (t *Takeover) receiveItems(f *frame) error {
 
 // verify checks what arrived.
 func (t *Takeover) verify() error {
-	names := make(map[string]bool, len(t.Items))
+	names := map[string]bool{}
 	for i := range t.Items {
 		it := &t.Items[i]
-		if it.Kind != Connection && names[it.Name] {
-			return errors.WithMessagef(ErrItem, "two items are called %q", it.Name)
+		if it.Kind != Connection {
+			if names[it.Name] {
+				return errors.WithMessagef(ErrItem, "two items are called %q", it.Name)
+			}
+			names[it.Name] = true
 		}
-		names[it.Name] = true
 		if err := it.verify(); err != nil {
 			return err
 		}
