@@ -6,11 +6,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
+	"os"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/internal/testutil"
 	"github.com/fdkit/fdkit/scm"
 	"github.com/fdkit/fdkit/socketpair"
@@ -159,6 +165,62 @@ func TestHandoffOfMany(t *testing.T) {
 			t.Errorf("the predecessor is told %v", offered)
 		}
 	})
+}
+
+// A terminal moves: what is typed comes to its new owner.
+func TestHandoffOfTerminal(t *testing.T) {
+	testutil.NoLeaks(t)
+	ctx := t.Context()
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY|syscall.O_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer master.Close()
+	p, s := pair(t, socketpair.SeqPacket)
+	done := make(chan error, 1)
+	go func() {
+		done <- Offer(ctx, p, Offering{
+			Name: "terminals", Items: []Item{{Name: "tty", Kind: File, Conn: master, Meta: []byte("session 7")}},
+			Deadlines: Deadlines{Probation: time.Millisecond},
+		})
+	}()
+	to, err := Take(ctx, s, Wish{Name: "terminals"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer to.Close()
+	if err := to.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	to.Serving()
+	if err := errors.Join(to.Wait(ctx), <-done); err != nil {
+		t.Fatal(err)
+	}
+	master.Close()
+	tty := to.Items[0].TakeFile()
+	defer tty.Close()
+	var number int
+	if err := sysfd.Control(tty, func(fd int) (err error) {
+		if err := unix.IoctlSetPointerInt(fd, unix.TIOCSPTLCK, 0); err != nil {
+			return err
+		}
+		number, err = unix.IoctlGetInt(fd, unix.TIOCGPTN)
+		return err
+	}); err != nil {
+		t.Fatalf("%q is no terminal: %v", to.Items[0].Meta, err)
+	}
+	slave, err := os.OpenFile(fmt.Sprint("/dev/pts/", number), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slave.Close()
+	if _, err := tty.WriteString("typed\n"); err != nil {
+		t.Fatal(err)
+	}
+	typed := make([]byte, 6)
+	if _, err := io.ReadFull(slave, typed); err != nil || string(typed) != "typed\n" {
+		t.Errorf("%q, %v", typed, err)
+	}
 }
 
 func TestAbort(t *testing.T) {

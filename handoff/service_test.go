@@ -100,7 +100,7 @@ var aService = testutil.NewHelper("service", func([]string) error {
 	if err := svc.Ready(ctx); err != nil && !errors.Is(err, ErrStateLost) {
 		return err
 	}
-	tell(line{Event: "ready", Addr: ln.Addr().String(), State: string(svc.State())})
+	tell(line{Event: "ready", Name: os.Getenv("VERSION"), Addr: ln.Addr().String(), State: string(svc.State())})
 	<-svc.Stopping()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
@@ -361,6 +361,45 @@ func TestServiceUpgrade(t *testing.T) {
 		ready = next
 	}
 	_ = syscall.Kill(ready.PID, syscall.SIGTERM)
+	first.await("end")
+}
+
+// After a deploy the successor is what lies at the program's path now, not the file that this process was made of.
+func TestServiceDeploy(t *testing.T) {
+	c := config(t)
+	b, err := json.Marshal(c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := aService.Command(t)
+	path := filepath.Join(t.TempDir(), "program")
+	binary, err := os.ReadFile(cmd.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, binary, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	next := "#!/bin/sh\nexport VERSION=new\nexec '" + cmd.Path + "' \"$@\"\n"
+	cmd.Path, cmd.Args[0] = path, path
+	first := launchCommand(t, cmd, "SERVICE="+string(b))
+	ready := first.await("ready")
+	if ready.Name != "" {
+		t.Fatalf("%+v", ready)
+	}
+	if err := os.WriteFile(path+".next", []byte(next), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".next", path); err != nil {
+		t.Fatal(err)
+	}
+	_ = syscall.Kill(ready.PID, syscall.SIGHUP)
+	l := first.await("ready")
+	if l.Name != "new" {
+		t.Errorf("%+v: the old program was executed", l)
+	}
+	mustServe(t, c, ready.Addr, l.PID)
+	_ = syscall.Kill(l.PID, syscall.SIGTERM)
 	first.await("end")
 }
 
