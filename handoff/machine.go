@@ -94,10 +94,11 @@ const (
 	doOwn             // S: accept and read
 	doDisown          // S: close everything that was adopted
 	doKill            // kill the other process through its pidfd
+	doLetGo           // P: it is about to give up its right to take back
 	doFinish          // the machine is over, the outcome says how
 )
 
-var taskNames = [...]string{"send", "pause", "resume", "own", "disown", "kill", "finish"}
+var taskNames = [...]string{"send", "pause", "resume", "own", "disown", "kill", "let go", "finish"}
 
 func (t task) String() string {
 	if t.do == doSend {
@@ -263,7 +264,7 @@ func (p *predecessor) takeBack() []task {
 
 // letGo gives up the right to take back.
 func (p *predecessor) letGo() []task {
-	return append([]task{{do: doSend, signal: sigDone}}, p.finish(outDone)...)
+	return append([]task{{do: doLetGo}, {do: doSend, signal: sigDone}}, p.finish(outDone)...)
 }
 
 func (p *predecessor) finish(o outcome) []task {

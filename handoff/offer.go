@@ -46,6 +46,11 @@ type Offering struct {
 	Policy *credentials.Policy
 
 	Deadlines Deadlines
+
+	// Of a Service, or nil. admit says whether this process may be the successor; letGo is called before the
+	// successor hears that nobody can take back from it, and must return in half of Deadlines.Answer.
+	admit func(*credentials.Sender) error
+	letGo func(pid int)
 }
 
 // Final is what a predecessor knows only when it has paused.
@@ -74,6 +79,11 @@ func Offer(ctx context.Context, c *scm.Conn, o Offering) error {
 	peer, err := begin(ctx, c, o.Policy, wait.Hello)
 	if err != nil {
 		return because(ErrKept, err)
+	}
+	if o.admit != nil {
+		if err := o.admit(&peer); err != nil {
+			return turnAway(c, peer, o, err)
+		}
 	}
 	m := new(predecessor)
 	d := newDriver(c, "predecessor")
@@ -109,6 +119,11 @@ func refuse(ctx context.Context, c *scm.Conn, o Offering, why error) error {
 	if err != nil {
 		return because(ErrKept, err)
 	}
+	return turnAway(c, peer, o, why)
+}
+
+// turnAway tells a peer that has proved who it is why it gets nothing, and closes both.
+func turnAway(c *scm.Conn, peer credentials.Sender, o Offering, why error) error {
 	defer peer.Close()
 	defer c.Close()
 	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
@@ -227,6 +242,10 @@ func (p *offering) perform(k taskKind) {
 				p.Resume()
 			}
 		})
+	case doLetGo:
+		if p.letGo != nil {
+			p.letGo(p.driver.peer.PID)
+		}
 	case doFinish:
 		if p.probation != nil {
 			p.probation.Stop()
