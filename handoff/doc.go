@@ -6,6 +6,9 @@
 // the other is (the same user or root, unless told otherwise) and pin it by pidfd, so that a death
 // is known from a silence and a reused pid deceives nobody. Linux 6.5.
 //
+// [Start] is the service that is made of it, which also knows service managers: it takes their sockets, and tells
+// them what happens.
+//
 // Offer borrows what it offers, Take gives. docs/protocol.md has the messages, and the table of who
 // serves if either side dies at any step.
 package handoff

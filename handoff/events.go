@@ -21,7 +21,7 @@ const (
 	EventTookBack  EventKind = "took back"        // the successor failed after the commit
 	EventHanded    EventKind = "handed over"      // the successor serves for good
 	EventStop      EventKind = "told to stop"     //
-	EventUnclaimed EventKind = "unclaimed socket" // the successor does not want it; the predecessor serves it out
+	EventUnclaimed EventKind = "unclaimed socket" // the successor does not want it; the predecessor serves it out, or the service manager has it
 	EventMoved     EventKind = "moved"            // connections that go on with the successor
 	EventDrained   EventKind = "drained"          // the last connection has ended
 )

@@ -19,6 +19,7 @@ import (
 
 	"github.com/fdkit/fdkit/credentials"
 	"github.com/fdkit/fdkit/scm"
+	"github.com/fdkit/fdkit/systemd"
 )
 
 // A Service is one generation of a service: one process, from [Start] to the end of [Service.Drain].
@@ -34,6 +35,8 @@ type Service struct {
 	control  *control  // nil without a path
 	initial  *initial  // of pid 1, while it serves and has a successor
 	first    *scm.Conn // to pid 1, if that has served before
+
+	inherited systemd.Files // from the service manager
 
 	mu       sync.Mutex
 	sockets  map[string]*socket
@@ -97,7 +100,10 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		servers:    map[*http.Server]*httpDrain{},
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
-	if s.initial, err = newInitial(); err != nil {
+	if s.inherited, err = systemd.Inherited(); err == nil {
+		s.initial, err = newInitial()
+	}
+	if err != nil {
 		s.cancel()
 		return nil, errors.WithMessage(err, "handoff: start")
 	}
@@ -223,10 +229,14 @@ func (s *Service) unusedName(network, address string) string {
 	return name
 }
 
-// Listen returns the predecessor's listening socket for this network and address, or makes one. The
-// network is one of "tcp", "tcp4", "tcp6", "unix" and "unixpacket". Sockets are known by what Listen is
-// called with: "tcp" with ":0" is the predecessor's ":0", whatever port it got, and the second call
-// with the same arguments is its second socket. Call it before Ready.
+// Listen returns the predecessor's listening socket for this network and address, or the service manager's, or
+// makes one. The network is one of "tcp", "tcp4", "tcp6", "unix" and "unixpacket". Sockets are known by
+// what Listen is called with: "tcp" with ":0" is the predecessor's ":0", whatever port it got, and the second
+// call with the same arguments is its second socket. Call it before Ready.
+//
+// The manager's is the one at this address. With the network "systemd", the address is a name, what
+// FileDescriptorName= says, or the unit's; it is os.ErrNotExist if there is none. The manager keeps such a socket:
+// its path is never removed here, and clients that come when nobody serves wait for the next process.
 //
 // Accept waits, without an error, until [Service.Ready] has returned, and again when a successor takes
 // over. The service owns the socket; closing the listener ends its Accept.
@@ -243,7 +253,8 @@ func (s *Service) Listen(network, address string) (net.Listener, error) {
 }
 
 // ListenPacket is Listen for datagram sockets: "udp", "udp4", "udp6", "unixgram". There is one reader at
-// any time: reads wait until Ready has returned, and again when a successor takes over.
+// any time: reads wait until Ready has returned, and again when a successor takes over. Names of the network
+// "systemd" are told from those of Listen by the order of the calls only, if they are the same.
 func (s *Service) ListenPacket(network, address string) (net.PacketConn, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -323,6 +334,7 @@ func (s *Service) Ready(ctx context.Context) error {
 	for _, name := range unclaimed {
 		s.tell(Event{Kind: EventUnclaimed, Name: name})
 	}
+	s.leaveGiven()
 	var lost error
 	if s.takeover != nil {
 		err := s.takeover.Ready(ctx)

@@ -18,31 +18,38 @@ type socket struct {
 	name     string
 	listener *listener          // or
 	packet   pausablePacketConn // one of them
-	path     string             // of a Unix socket; its last owner takes it away
+	managers bool               // the service manager has made it, and keeps a copy
+	path     string             // of a Unix socket of ours; its last owner takes it away
 	file     os.FileInfo        // what lay there when it was made or adopted
 }
 
-// openListener takes the predecessor's listener of this name, or makes one.
+// openListener takes the predecessor's listener of this name or the service manager's, or makes one.
 func (s *Service) openListener(name, network, address string) (*socket, error) {
 	it, err := s.claim(name, Listener)
 	if err != nil {
 		return nil, err
 	}
+	k := &socket{name: name}
 	var ln net.Listener
 	if it != nil {
+		k.managers = string(it.Meta) == managersMark
 		ln, err = it.TakeListener()
+	} else if f, ferr := s.given(network, address, listens); f != nil || ferr != nil {
+		if err = ferr; err == nil {
+			k.managers = true
+			ln, err = f.TakeListener()
+		}
 	} else {
 		ln, err = listen(network, address)
 	}
 	if err != nil {
 		return nil, err
 	}
-	k := &socket{name: name}
 	if k.listener, err = newListener(name, ln, true); err != nil {
 		_ = ln.Close()
 		return nil, err
 	}
-	if _, ok := ln.(*net.UnixListener); ok {
+	if _, ok := ln.(*net.UnixListener); ok && !k.managers {
 		k.setPath(address)
 	}
 	return k, nil
@@ -74,27 +81,33 @@ func listen(network, address string) (net.Listener, error) {
 	return ln, nil
 }
 
-// openPacketConn takes the predecessor's packet conn of this name, or makes one.
+// openPacketConn takes the predecessor's packet conn of this name or the service manager's, or makes one.
 func (s *Service) openPacketConn(name, network, address string) (*socket, error) {
 	it, err := s.claim(name, PacketConn)
 	if err != nil {
 		return nil, err
 	}
+	k := &socket{name: name}
 	var c net.PacketConn
 	if it != nil {
+		k.managers = string(it.Meta) == managersMark
 		c, err = it.TakePacketConn()
+	} else if f, ferr := s.given(network, address, receives); f != nil || ferr != nil {
+		if err = ferr; err == nil {
+			k.managers = true
+			c, err = f.TakePacketConn()
+		}
 	} else {
 		c, err = net.ListenPacket(network, address)
 	}
 	if err != nil {
 		return nil, err
 	}
-	k := &socket{name: name}
 	if k.packet, err = newPacketConn(name, c, true); err != nil {
 		_ = c.Close()
 		return nil, err
 	}
-	if _, ok := c.(*net.UnixConn); ok {
+	if _, ok := c.(*net.UnixConn); ok && !k.managers {
 		k.setPath(address)
 	}
 	return k, nil
@@ -111,10 +124,14 @@ func (k *socket) setPath(path string) {
 }
 
 func (k *socket) item() Item {
+	it := Item{Name: k.name, Kind: Listener, Conn: k.listener}
 	if k.packet != nil {
-		return Item{Name: k.name, Kind: PacketConn, Conn: k.packet}
+		it.Kind, it.Conn = PacketConn, k.packet
 	}
-	return Item{Name: k.name, Kind: Listener, Conn: k.listener}
+	if k.managers {
+		it.Meta = []byte(managersMark)
+	}
+	return it
 }
 
 func (k *socket) pause(ctx context.Context) error {
@@ -125,13 +142,14 @@ func (k *socket) pause(ctx context.Context) error {
 }
 
 // resume lets accept and read. A Unix listener is made this process's own: its clients see who called
-// listen(2) last, which was another generation. Calling it again loses nothing.
+// listen(2) last, which was another generation. Calling it again loses nothing. One of the service manager's stays
+// as its unit says: its clients see the manager, and Backlog= holds.
 func (k *socket) resume() {
 	if k.packet != nil {
 		k.packet.base().resume()
 		return
 	}
-	if k.path != "" || strings.HasPrefix(k.name, "unix") {
+	if !k.managers && (k.path != "" || strings.HasPrefix(k.name, "unix")) {
 		k.listener.relisten()
 	}
 	k.listener.resume()
