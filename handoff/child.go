@@ -6,6 +6,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"syscall"
 
 	"github.com/pkg/errors"
 
@@ -35,31 +36,60 @@ func (s *Service) Upgrade(ctx context.Context) error {
 	cmd := exec.Command(s.options.Program, s.options.Args...)
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	cmd.ExtraFiles = []*os.File{child}
-	cmd.Env = append(os.Environ(), childVariable+"="+strconv.Itoa(3))
-	err = cmd.Start()
+	cmd.Env = append(successorEnviron(), childVariable+"="+strconv.Itoa(3))
+	pid, kill, err := s.startChild(cmd)
 	_ = child.Close() // with a copy here, nobody would see the end of the channel
 	if err != nil {
 		_ = c.Close()
 		err = errors.WithMessage(err, "handoff: start the successor")
+		if done, ok := s.beginHandoff(); ok {
+			s.manager.reloads() // it may have asked for this and wait for the end
+			done(err)
+		}
 		s.tell(Event{Kind: EventKept, Err: err})
 		return err
 	}
-	ended := make(chan error, 1)
-	reaped := s.initial.await(cmd.Process.Pid)
-	go func() { // it must be reaped whenever it ends
-		err := cmd.Wait()
-		reaped(cmd.ProcessState)
-		ended <- err
-	}()
-	if err = s.handOver(ctx, c); err == nil {
+	if err = s.handOver(ctx, c, true); err == nil {
 		return nil
 	}
 	// It owns nothing and cannot come to own anything; it must not go on as if.
-	_ = cmd.Process.Kill()
-	if werr := <-ended; werr != nil {
-		err = errors.WithMessagef(err, "the successor, pid %d (%v)", cmd.Process.Pid, werr)
+	if werr := kill(); werr != nil {
+		err = errors.WithMessagef(err, "the successor, pid %d (%v)", pid, werr)
 	}
 	return err
+}
+
+// startChild starts cmd. kill kills it and returns when it has ended, with how that was, if that is known.
+func (s *Service) startChild(cmd *exec.Cmd) (pid int, kill func() error, err error) {
+	var wait func() error
+	signal := func() error { return cmd.Process.Kill() }
+	p, sibling, err := s.startSibling(cmd)
+	switch {
+	case sibling && err == nil:
+		wait = func() error {
+			defer p.Close()
+			return p.Wait(context.Background())
+		}
+		signal = func() error { return p.Signal(syscall.SIGKILL) }
+	case !sibling:
+		if err = cmd.Start(); err == nil {
+			reaped := s.initial.await(cmd.Process.Pid)
+			wait = func() error {
+				err := cmd.Wait()
+				reaped(cmd.ProcessState)
+				return err
+			}
+		}
+	}
+	if err != nil {
+		return 0, nil, err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- wait() }() // it must be reaped whenever it ends
+	return cmd.Process.Pid, func() error {
+		_ = signal()
+		return <-ended
+	}, nil
 }
 
 // programPath is the path of this program as it was started.

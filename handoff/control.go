@@ -126,6 +126,7 @@ func (s *Service) adoptControl(it *Item) error {
 	}
 	if it.Name == lockItem {
 		s.control.lock = it.TakeFile()
+		adoptManager(it.Meta)
 		return nil
 	}
 	ln, err := it.TakeListener()
@@ -141,10 +142,11 @@ func (s *Service) adoptControl(it *Item) error {
 	return nil
 }
 
-func (c *control) items() []Item {
+// items are what moves. The lock's takes environ along.
+func (c *control) items(environ []byte) []Item {
 	return []Item{
 		{Name: controlItem, Kind: Listener, Conn: c.ln, Meta: []byte(c.path)},
-		{Name: lockItem, Kind: File, Conn: c.lock},
+		{Name: lockItem, Kind: File, Conn: c.lock, Meta: environ},
 	}
 }
 
@@ -183,7 +185,7 @@ func (s *Service) welcome(accepted net.Conn) {
 		_ = accepted.Close()
 		return
 	}
-	_ = s.handOver(s.ctx, c) // what happens is told as events
+	_ = s.handOver(s.ctx, c, false) // what happens is told as events
 }
 
 // close closes this process's copies. The last owner takes the path away, if it is still its own.

@@ -358,7 +358,7 @@ func allowed(what string, p point) (refused bool, cut int) {
 	return false, 0
 }
 
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

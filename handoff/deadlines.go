@@ -46,6 +46,11 @@ func (d Deadlines) withDefaults() Deadlines {
 	}
 }
 
+// handoff is how long a whole one may take.
+func (d Deadlines) handoff() time.Duration {
+	return d.Hello + d.Offer + d.Rehearse + d.MaxPause + d.Commit + d.Probation + d.Answer
+}
+
 // ofPredecessor is how long the predecessor waits in a step; 0 is for ever.
 func (d Deadlines) ofPredecessor(s step) time.Duration {
 	switch s {

@@ -34,6 +34,10 @@ var (
 	// that is not visible here), so nobody could tell its death from its silence.
 	ErrUnpinned = errors.New("the other side cannot be pinned by a pidfd")
 
+	// ErrOutside: the successor is not in the unit of the predecessor, which a service manager watches, so
+	// the manager would not know it, or end it with the unit.
+	ErrOutside = errors.New("the successor is outside the unit")
+
 	// ErrItem: an item is not what its manifest says.
 	ErrItem = errors.New("an item is not what it should be")
 )

@@ -24,6 +24,7 @@ const (
 	EventUnclaimed EventKind = "unclaimed socket" // the successor does not want it; the predecessor serves it out, or the service manager has it
 	EventMoved     EventKind = "moved"            // connections that go on with the successor
 	EventDrained   EventKind = "drained"          // the last connection has ended
+	EventManager   EventKind = "manager not told" // the service manager does not hear; the service goes on without
 )
 
 // An Event is one step of a service.

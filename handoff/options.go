@@ -41,6 +41,11 @@ type Options struct {
 	// Policy decides who may take over, and from whom. Default is the same user or root.
 	Policy *credentials.Policy
 
+	// AnyUnit lets a successor take over that is outside the unit, the control group, of this process. It is
+	// about processes that a service manager watches (NOTIFY_SOCKET is in the environment), for one that does
+	// not lose or end the successor then. See [ErrOutside].
+	AnyUnit bool
+
 	// CloseIdle has idle connections end with this process, instead of moving to the successor: for programs
 	// that remember something about each of their connections.
 	CloseIdle bool

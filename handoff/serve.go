@@ -69,6 +69,9 @@ func (s *Service) Drain(ctx context.Context) error {
 		return errors.New("handoff: Drain before the service is stopping")
 	}
 	s.arrivals.end(ctx)
+	if why == Told {
+		s.manager.drains(ctx)
+	}
 	s.emptyQueues(ctx, why)
 	cut := s.drainAll(ctx)
 	for _, k := range s.all() {

@@ -35,8 +35,9 @@ type Service struct {
 	control  *control  // nil without a path
 	initial  *initial  // of pid 1, while it serves and has a successor
 	first    *scm.Conn // to pid 1, if that has served before
+	manager  *manager  // nil without one
 
-	inherited systemd.Files // from the service manager
+	inherited systemd.Files // from the manager
 
 	mu       sync.Mutex
 	sockets  map[string]*socket
@@ -82,6 +83,12 @@ const (
 // passes to the successor that it has started ([Service.Upgrade]) and at Options.Socket; if nobody
 // is there, the service begins afresh. ctx bounds Start.
 //
+// It takes the descriptors of a service manager, [systemd.Inherited]: Listen and ListenPacket give its
+// sockets, others are to be taken before Ready. If a manager wants to hear of the service (Type=notify, the
+// variable NOTIFY_SOCKET), it is told: ready, a handoff as a reload, which process is the main one, that
+// the program stops; and the watchdog that this process runs, which says nothing about how well. Both change
+// variables of the environment, for the sake of children.
+//
 // After an error the program should end: [ErrKept] and [ErrPredecessorHung] mean that another process
 // has the service.
 func Start(ctx context.Context, o Options) (*Service, error) {
@@ -115,6 +122,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		s.cancel()
 		return nil, err
 	}
+	s.manager = newManager(s)
 	if s.takeover == nil {
 		s.tell(Event{Kind: EventFresh})
 	} else {
@@ -353,10 +361,13 @@ func (s *Service) Ready(ctx context.Context) error {
 		s.background.Go(func() {
 			if s.takeover.Wait(s.ctx) == nil {
 				announce(s.first)
+				s.manager.serves()
 				s.tell(Event{Kind: EventSettled, PID: s.takeover.PID()})
 			}
 		})
 		s.beginArrivals()
+	} else {
+		s.manager.serves()
 	}
 	s.tell(Event{Kind: EventServing, Err: lost})
 	s.serveControl()
@@ -440,14 +451,28 @@ func (s *Service) all() []*socket {
 	return sockets
 }
 
-// handOver offers the service to the process at the other end of c, and takes c over.
-func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
+// beginHandoff keeps all others out until done, which is told how it ended.
+func (s *Service) beginHandoff() (done func(error), ok bool) {
 	if !s.taking.CompareAndSwap(false, true) {
+		return nil, false
+	}
+	s.handing.Lock() // Forget and Stop have it for a moment, and keep nobody out
+	return func(err error) {
+		s.manager.reloaded(err, func() {
+			s.handing.Unlock()
+			s.taking.Store(false)
+		})
+	}, true
+}
+
+// handOver offers the service to the process at the other end of c, and takes c over. It is a child of this
+// process, or somebody who may not even be a successor.
+func (s *Service) handOver(ctx context.Context, c *scm.Conn, child bool) (err error) {
+	done, ok := s.beginHandoff()
+	if !ok {
 		return s.refuse(ctx, c, errors.New("another successor is taking over"))
 	}
-	defer s.taking.Store(false)
-	s.handing.Lock() // Forget and Stop have it for a moment, and keep nobody out
-	defer s.handing.Unlock()
+	defer func() { done(err) }()
 	if why := s.Reason(); why != "" {
 		return s.refuse(ctx, c, errors.New("the service was "+string(why)))
 	}
@@ -461,6 +486,10 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 		if err := s.takeover.Release(ctx); err != nil {
 			return s.refuse(ctx, c, errors.WithMessage(err, "release the predecessor"))
 		}
+		s.manager.serves()
+	}
+	if child {
+		s.manager.reloads()
 	}
 	s.tell(Event{Kind: EventOffering})
 	m, items, err := s.items()
@@ -471,7 +500,7 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn) error {
 	var dropped uint32
 	err = Offer(ctx, c, Offering{
 		Name: s.options.Name, Generation: s.generation, Items: items,
-		Policy: s.options.Policy, Deadlines: s.options.Deadlines,
+		Policy: s.options.Policy, Deadlines: s.options.Deadlines, admit: s.admit, letGo: s.manager.letGo,
 		Unclaimed: s.leaveWith,
 		Progress: func(n, total int) {
 			s.tell(Event{Kind: EventItems, Count: n, Total: total})
@@ -551,7 +580,7 @@ func (s *Service) refuse(ctx context.Context, c *scm.Conn, why error) error {
 // items is everything that a successor gets. m is to be closed.
 func (s *Service) items() (m *mover, items []Item, err error) {
 	if s.control != nil {
-		items = s.control.items()
+		items = s.control.items(s.manager.environ())
 	}
 	open := 0
 	for _, k := range s.all() {
@@ -582,6 +611,9 @@ func (s *Service) items() (m *mover, items []Item, err error) {
 
 // stop ends the service in this process, for a reason.
 func (s *Service) stop(why Reason) {
+	if why == Told {
+		s.manager.stops()
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.reason != "" {
@@ -623,6 +655,7 @@ func (s *Service) Stop(ctx context.Context) error {
 		if err := s.takeover.Release(ctx); err != nil {
 			return err
 		}
+		s.manager.serves()
 	}
 	s.endArrivals(ctx)
 	s.tell(Event{Kind: EventStop})

@@ -224,13 +224,18 @@ func launchHelper(t testing.TB, h testutil.Helper, args ...string) *running {
 func launchCommand(t testing.TB, cmd *exec.Cmd, env ...string) *running {
 	t.Helper()
 	cmd.Env = append(cmd.Env, env...)
+	return launchBy(t, cmd, cmd.Start)
+}
+
+func launchBy(t testing.TB, cmd *exec.Cmd, start func() error) *running {
+	t.Helper()
 	complaints := new(strings.Builder)
 	cmd.Stderr = complaints
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := start(); err != nil {
 		t.Fatal(err)
 	}
 	r := &running{Cmd: cmd, t: t, lines: make(chan line, 1000), ended: make(chan error, 1), complaints: complaints}
@@ -286,14 +291,16 @@ func config(t testing.TB) serviceConfig {
 }
 
 // ask makes one request on a new connection.
-func ask(network, address string) (answer string, err error) {
+func ask(network, address string) (answer string, err error) { return askFor(network, address, "/x") }
+
+func askFor(network, address, path string) (answer string, err error) {
 	c, err := net.Dial(network, address)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
-	if _, err := io.WriteString(c, "GET /x HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
+	if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 		return "", err
 	}
 	resp, err := http.ReadResponse(bufio.NewReader(c), nil)
