@@ -6,7 +6,6 @@ import (
 	"context"
 	"io/fs"
 	"log/slog"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -14,7 +13,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/holder"
-	"github.com/fdkit/fdkit/systemd"
 )
 
 func init() { commands = append(commands, newHold) }
@@ -78,13 +76,6 @@ descriptors with the service manager, which does not end (systemd's FileDescript
 				return usagef("--max and --quota are not negative")
 			}
 			o.Mode = fs.FileMode(bits)
-			o.Ready = func() error {
-				// It may have taken over from what was the main process.
-				ctx, cancel := context.WithTimeout(cmd.Context(), 5*time.Second)
-				defer cancel()
-				_, err := systemd.Notify(ctx, systemd.MainPID(os.Getpid()), systemd.Ready)
-				return err
-			}
 			o.Log = slog.New(slog.DiscardHandler)
 			if verbose {
 				o.Log = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))

