@@ -215,12 +215,20 @@ func TestCrash(t *testing.T) {
 }
 
 func crash(t *testing.T, what, variant string, p point) {
+	// On a slow machine a short deadline may pass before the fault strikes.
+	for limit := 600 * time.Millisecond; !crashWithin(t, limit, what, variant, p); limit *= 4 {
+		if limit > 10*time.Second {
+			t.Fatal("the fault does not strike")
+		}
+	}
+}
+
+// crashWithin reports false if the fault did not strike.
+func crashWithin(t *testing.T, limit time.Duration, what, variant string, p point) (struck bool) {
 	c := config(t)
 	if what == "stop" {
 		c.Deadlines = Deadlines{
-			Hello: 600 * time.Millisecond, Offer: 600 * time.Millisecond, Rehearse: 600 * time.Millisecond,
-			Commit: 600 * time.Millisecond, Answer: 200 * time.Millisecond,
-			MaxPause: 200 * time.Millisecond,
+			Hello: limit, Offer: limit, Rehearse: limit, Commit: limit, Answer: limit / 3, MaxPause: limit / 3,
 		}
 	}
 	c.Deadlines.Probation = 300 * time.Millisecond
@@ -248,7 +256,9 @@ func crash(t *testing.T, what, variant string, p point) {
 		_ = syscall.Kill(ready.PID, syscall.SIGHUP)
 		second = first
 	}
-	settle(t, what, first, second)
+	if !settle(t, what, limit, first, second) {
+		return false
+	}
 
 	// Somebody serves, and hands on.
 	c.Deadlines = Deadlines{}
@@ -268,6 +278,7 @@ func crash(t *testing.T, what, variant string, p point) {
 	if load.answers == 0 {
 		t.Error("no request was answered at all")
 	}
+	return true
 }
 
 // launchUntilReady starts a successor, again if the predecessor refuses: with a full descriptor table
@@ -290,20 +301,24 @@ func launchUntilReady(t *testing.T, c serviceConfig) (*running, line) {
 }
 
 // settle waits until the fault has had its effect: the killed one is dead, the stopped one goes on
-// after the other's deadlines.
-func settle(t *testing.T, what string, first, second *running) {
+// after the other's deadlines. It reports false if the handoff came to nothing before the fault.
+func settle(t *testing.T, what string, limit time.Duration, first, second *running) bool {
 	t.Helper()
 	switch what {
 	case "kill", "fill":
 		// Either the handoff ends, or a process does.
 		waitAny(t, first, second)
 	case "stop":
-		pid := waitFor(t, first, second, "stopping").PID
+		l := waitFor(t, first, second, "stopping", string(EventKept), string(EventTookBack))
+		if l.Event != "stopping" {
+			return false
+		}
 		// Longer than any deadline of the other side, in which it must come to its decision.
-		time.Sleep(1500 * time.Millisecond)
-		_ = syscall.Kill(pid, syscall.SIGCONT)
+		time.Sleep(limit * 5 / 2)
+		_ = syscall.Kill(l.PID, syscall.SIGCONT)
 		waitAny(t, first, second)
 	}
+	return true
 }
 
 // waitAny waits for a word about how the handoff ended.

@@ -5,6 +5,7 @@ package handoff
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -22,7 +23,11 @@ import (
 	"github.com/fdkit/fdkit/socketpair"
 )
 
-func TestMain(m *testing.M) { testutil.Main(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	_ = flag.Set("test.parallel", "6") // parallel tests mostly wait for a deadline
+	testutil.Main(m)
+}
 
 func pair(t testing.TB, style socketpair.Style) (p, s *scm.Conn) {
 	t.Helper()

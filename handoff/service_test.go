@@ -174,7 +174,8 @@ func (c serviceConfig) injectFault() {
 			select {}
 		case "stop":
 			fmt.Printf("{\"Event\":\"stopping\",\"PID\":%d}\n", os.Getpid())
-			_ = syscall.Kill(os.Getpid(), syscall.SIGSTOP)
+			// This thread, or another would have to run before anything stops.
+			_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
 		case "fill":
 			// For a while: one that stays full cannot accept anything from anybody.
 			var fill []int

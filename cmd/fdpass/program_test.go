@@ -61,6 +61,7 @@ func runGoServer(args []string) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) { fmt.Fprint(w, os.Getpid()) })
 	mux.HandleFunc("/hold", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Pid", fmt.Sprint(os.Getpid()))
 		w.WriteHeader(http.StatusOK)
 		_ = http.NewResponseController(w).Flush()
 		_, _ = io.Copy(io.Discard, r.Body)

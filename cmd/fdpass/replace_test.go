@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
@@ -64,10 +65,12 @@ func replaceable(t *testing.T) (s *service, path string) {
 func fds(t *testing.T, pid int) map[string]string {
 	t.Helper()
 	all := map[string]string{}
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
-	if err != nil {
-		t.Fatal(err)
-	}
+	var entries []os.DirEntry
+	testutil.Eventually(t, fmt.Sprintf("the descriptors of %d can be read", pid), func() (ok bool) {
+		var err error
+		entries, err = os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+		return !errors.Is(err, os.ErrPermission) // in the middle of exec(2) they are nobody's
+	})
 	for _, e := range entries {
 		if link, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", pid, e.Name())); err == nil && !strings.HasPrefix(link, "/sys/fs/cgroup/") {
 			all[e.Name()] = link

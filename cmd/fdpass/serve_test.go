@@ -256,6 +256,13 @@ func (s *service) served() int {
 // hold keeps a request going until the returned function ends it, which returns who answered.
 func (s *service) hold() (finish func() (pid int, err error)) {
 	s.t.Helper()
+	finish, _ = s.holdBy()
+	return finish
+}
+
+// holdBy is hold, and says who has the request.
+func (s *service) holdBy() (finish func() (pid int, err error), by int) {
+	s.t.Helper()
 	c, err := net.Dial("tcp", s.addr)
 	if err != nil {
 		s.t.Fatal(err)
@@ -268,6 +275,9 @@ func (s *service) hold() (finish func() (pid int, err error)) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
+	if by, err = strconv.Atoi(r.Header.Get("Pid")); err != nil {
+		s.t.Fatal(err)
+	}
 	return func() (int, error) {
 		if _, err := c.Write([]byte("x")); err != nil {
 			return 0, err
@@ -277,7 +287,7 @@ func (s *service) hold() (finish func() (pid int, err error)) {
 			return 0, err
 		}
 		return strconv.Atoi(string(body))
-	}
+	}, by
 }
 
 // lines collects what a process says.
@@ -329,8 +339,17 @@ func TestRestart(t *testing.T) {
 	}
 	// Three generations drain at once, and the next restart does not wait for them.
 	var finish []func() (int, error)
-	for range 3 {
-		finish = append(finish, s.hold())
+	for i := range 3 {
+		live := s.pid(i + 1)
+		testutil.Eventually(t, fmt.Sprintf("generation %d has a request", i+1), func() bool {
+			end, pid := s.holdBy() // the one before may accept for a moment still
+			if pid != live {
+				_, _ = end()
+				return false
+			}
+			finish = append(finish, end)
+			return true
+		})
 		if out, code := s.fdpass("restart"); out != "" || code != 0 {
 			t.Fatalf("restart says %q and ends with %d", out, code)
 		}
