@@ -96,6 +96,13 @@ func (a *arrivals) end(ctx context.Context) {
 	}
 }
 
+// abandon ends what end has waited for in vain: a batch of a predecessor that hangs stays its own.
+func (a *arrivals) abandon() {
+	if a != nil {
+		_ = a.conn.Close()
+	}
+}
+
 func (a *arrivals) stopping() bool {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -140,9 +147,14 @@ func (a *arrivals) run(listeners []*listener) error {
 			err = a.awaitClosed(in, received)
 		}
 		at("successor", "take connections")
+		ours := err == nil
 		for _, c := range batch {
-			if err != nil || !c.listener.arrive(c) {
-				_ = c.stream.Close()
+			if ours && c.listener.arrive(c) {
+				continue
+			}
+			_ = c.stream.Close()
+			if ours { // nobody accepts there any more, and no others shall come
+				err = net.ErrClosed
 			}
 		}
 		if err != nil {
@@ -248,6 +260,10 @@ func (c *conn) later(t time.Time) time.Time {
 	if l.since.IsZero() || !t.IsZero() && t.Before(l.since) { // one in the past is there to wake
 		return t
 	}
+	h := c.served.Load()
+	if h == nil || h.requests.Load() > 0 { // a handler's own
+		return t
+	}
 	switch {
 	case c.heard.Load() >= 0 && t.IsZero():
 		return t
@@ -255,10 +271,6 @@ func (c *conn) later(t time.Time) time.Time {
 		return t.Add(l.by)
 	}
 	l.want = t
-	h := c.served.Load()
-	if h == nil {
-		return t
-	}
 	idle := h.drain.srv.IdleTimeout
 	if idle == 0 {
 		idle = h.drain.srv.ReadTimeout

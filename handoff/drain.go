@@ -276,6 +276,7 @@ func newHTTPDrain(srv *http.Server) *httpDrain {
 
 func (d *httpDrain) serve(ln net.Listener) error {
 	if l, ok := ln.(*listener); ok {
+		l.plain.Store(true)
 		d.add(l)
 	}
 	return unlessClosed(d.srv.Serve(ln))
@@ -360,7 +361,7 @@ func (h *httpConn) waitsForGoAway() bool {
 // moves reports whether the connection will move to the successor, at the end of this answer.
 func (h *httpConn) moves() bool {
 	m := h.drain.mover.Load()
-	return m != nil && h.plain() && m.wants(h.sock)
+	return m != nil && h.plain() && h.sock.halt.movable() && m.wants(h.sock)
 }
 
 // plain reports whether what the server reads is what the kernel has: HTTP/1.1 without TLS, and without a

@@ -27,7 +27,8 @@ type gate struct {
 	closed   bool
 	called   bool      // see call
 	inside   int       // goroutines between enter and leave
-	shuts    uint64    // how often it was shut
+	shuts    uint64    // how often it was shut,
+	calls    uint64    // and called
 	deadline time.Time // the owner's own
 	change   bell
 	waits    chan struct{} // see waiting
@@ -49,14 +50,17 @@ func (g *gate) init(shut bool) {
 	}
 }
 
+// A visit is when a system call began.
+type visit struct{ shuts, calls uint64 }
+
 // pass calls f, which makes the system call, when the gate is open, and again if the gate was shut meanwhile.
 func (g *gate) pass(f func() error) error {
 	for {
-		visit, err := g.enter()
+		began, err := g.enter()
 		if err != nil {
 			return err
 		}
-		if err = g.leave(visit, f()); !errors.Is(err, errShut) {
+		if err = g.leave(began, f()); !errors.Is(err, errShut) {
 			return err
 		}
 	}
@@ -65,15 +69,15 @@ func (g *gate) pass(f func() error) error {
 // errShut is for pass alone.
 var errShut = errors.New("handoff: the gate was shut")
 
-func (g *gate) enter() (visit uint64, err error) {
+func (g *gate) enter() (visit, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for {
 		switch {
 		case g.called:
-			return 0, errCalled
+			return visit{}, errCalled
 		case g.closed:
-			return 0, g.fail(net.ErrClosed)
+			return visit{}, g.fail(net.ErrClosed)
 		case !g.shut:
 			g.inside++
 			select {
@@ -81,9 +85,9 @@ func (g *gate) enter() (visit uint64, err error) {
 			default:
 				close(g.waits)
 			}
-			return g.shuts, nil
+			return visit{g.shuts, g.calls}, nil
 		case !g.deadline.IsZero() && !time.Now().Before(g.deadline):
-			return 0, g.fail(os.ErrDeadlineExceeded)
+			return visit{}, g.fail(os.ErrDeadlineExceeded)
 		}
 		g.await(g.deadline)
 	}
@@ -107,16 +111,18 @@ func (g *gate) await(deadline time.Time) {
 }
 
 // leave returns err, or what it only stands for: the gate was shut, or called its visitors away.
-func (g *gate) leave(visit uint64, err error) error {
+func (g *gate) leave(began visit, err error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	g.inside--
 	g.change.ring()
 	late := errors.Is(err, os.ErrDeadlineExceeded)
 	switch {
-	case g.called && (late || g.closed && err != nil):
-		return errCalled
-	case late && g.shuts != visit && !g.closed:
+	case late && g.calls != began.calls, err != nil && g.closed && g.called:
+		return errCalled // or another visitor was, and has answered
+	case late && g.closed:
+		return g.fail(net.ErrClosed)
+	case late && g.shuts != began.shuts:
 		return errShut
 	}
 	return err
@@ -131,6 +137,7 @@ func (g *gate) call() bool {
 		return false
 	}
 	g.called = true
+	g.calls++
 	_ = g.setDeadline(past)
 	g.change.ring()
 	return true

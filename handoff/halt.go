@@ -17,7 +17,7 @@ import (
 // then mean that part of the next request has been read.
 type halt struct {
 	mu        sync.Mutex
-	room      int       // of the first Read: all of the server's buffer
+	room      int       // of the first Read: all of the server's buffer; less than leastRoom is not all
 	silent    bool      // nothing was read since the last answer, or ever
 	deadlines int       // that were set since then
 	deadline  time.Time // the server's own
@@ -47,6 +47,17 @@ func (c *conn) answered() {
 	defer h.mu.Unlock()
 	h.silent, h.deadlines = true, 0
 	c.late = late{}
+}
+
+// leastRoom is more than http.Server reads at first to see whether a client speaks HTTP/2 without TLS. After
+// such a read nobody can tell from the next ones what is left in its buffer.
+const leastRoom = 512
+
+// movable reports whether the connection will come to a place where it may stop.
+func (h *halt) movable() bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.room >= leastRoom
 }
 
 // setReadDeadline keeps t for a connection that stops, whose own is in use.
@@ -80,10 +91,16 @@ func (c *conn) read(size int, f func() (int, error)) (int, error) {
 		h.room = size
 	}
 	for {
-		fresh := c.heard.Load() < 0
-		may := size == h.room && (fresh || h.silent && h.deadlines <= 1)
-		if may && c.leaves(c.mover()) {
+		if h.moved {
 			return 0, errMoved
+		}
+		fresh := c.heard.Load() < 0
+		may := h.room >= leastRoom && size == h.room && (fresh || h.silent && h.deadlines <= 1)
+		if m := c.mover(); may && m != nil {
+			if c.leaves(m) {
+				return 0, errMoved
+			}
+			_ = c.stream.SetReadDeadline(h.deadline) // one that was set meanwhile
 		}
 		h.reading = may
 		h.mu.Unlock()

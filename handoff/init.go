@@ -47,9 +47,10 @@ func newInitial() (*initial, error) {
 	}
 	for _, set := range []func(bool) error{ours.SetPassCred, ours.SetPassPIDFD} {
 		if err := set(true); err != nil {
+			// Before Linux 6.5. Nobody can be pinned there either, so there will be no successor.
 			_ = ours.Close()
 			_ = theirs.Close()
-			return nil, err
+			return nil, nil
 		}
 	}
 	return &initial{ours: ours, theirs: theirs, ended: make(chan struct{}), status: map[int]int{}, waited: map[int]chan struct{}{}}, nil
@@ -88,7 +89,7 @@ func (in *initial) follow() {
 
 // heard makes the sender the one that signals go to, and takes it over.
 func (in *initial) heard(s *credentials.Sender) {
-	if s == nil || s.Process == nil {
+	if s == nil || s.PID == 0 {
 		_ = s.Close()
 		return // not in this pid namespace: it does not need us
 	}
@@ -96,6 +97,19 @@ func (in *initial) heard(s *credentials.Sender) {
 	defer in.mu.Unlock()
 	_ = in.live.Close()
 	in.live, in.pid = s.Process, s.PID
+	delete(in.status, s.PID) // of another, that had the pid before
+	in.deliver()
+}
+
+// deliver passes on the signals that wait, if it is known to whom: the message brings no pidfd to a process whose
+// descriptor table is full, as that of one that drains may be.
+func (in *initial) deliver() {
+	if in.live == nil && in.pid != 0 {
+		in.live, _ = credentials.OpenProcess(in.pid) // our own namespace's, and we reap it
+	}
+	if in.live == nil {
+		return
+	}
 	for _, sig := range in.pending {
 		_ = in.live.Signal(sig)
 	}
@@ -110,11 +124,8 @@ func (in *initial) forward(got os.Signal) {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if in.live == nil {
-		in.pending = append(in.pending, sig)
-		return
-	}
-	_ = in.live.Signal(sig)
+	in.pending = append(in.pending, sig)
+	in.deliver()
 }
 
 // await says that somebody waits for a child. What it gets it passes to the result.
@@ -190,13 +201,13 @@ func (in *initial) reap() {
 // their files, which a process does before it can be reaped.
 func (in *initial) code() int {
 	in.mu.Lock()
+	in.deliver()
 	live, pid, waited := in.live, in.pid, in.waited[in.pid]
 	in.mu.Unlock()
-	if live == nil {
-		return 1
+	if live != nil {
+		defer live.Close()
+		_ = live.Wait(context.Background())
 	}
-	defer live.Close()
-	_ = live.Wait(context.Background())
 	in.reap()
 	if waited != nil {
 		<-waited
@@ -205,6 +216,9 @@ func (in *initial) code() int {
 	defer in.mu.Unlock()
 	if code, ok := in.status[pid]; ok {
 		return code
+	}
+	if live == nil {
+		return 1
 	}
 	// Somebody else's child; Linux 6.15 can tell.
 	info, err := live.Info()

@@ -5,6 +5,7 @@ import (
 	"net"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -19,6 +20,8 @@ type listener struct {
 	name string
 	ln   acceptor
 	gate gate
+
+	plain atomic.Bool // served by an http.Server as it is, without TLS
 
 	mu       sync.Mutex
 	conns    map[*conn]struct{}

@@ -235,12 +235,19 @@ func (m *manager) drains(ctx context.Context) {
 }
 
 // admit says whether a process that has proved who it is may be the successor, and that the handoff begins.
-func (s *Service) admit(peer *credentials.Sender) error {
-	err := s.manager.inUnit(peer.PID, peer.Process.Alive)
-	if err == nil {
-		s.manager.reloads()
+func (s *Service) admit(ctx context.Context, peer *credentials.Sender) error {
+	if err := s.manager.inUnit(peer.PID, peer.Process.Alive); err != nil {
+		return err
 	}
-	return err
+	// While our own predecessor can take back, nobody may take over from us.
+	if s.takeover != nil {
+		if err := s.takeover.Release(ctx); err != nil {
+			return errors.WithMessage(err, "release the predecessor")
+		}
+		s.manager.serves()
+	}
+	s.manager.reloads()
+	return nil
 }
 
 // inUnit is nil for a successor in the unit of this process, which is where the manager looks for its processes.

@@ -109,9 +109,9 @@ func (m *mover) take(limit int) []*conn {
 	return batch
 }
 
-// open hears for which listeners the successor takes connections.
-func (m *mover) open() error {
-	f, err := m.receive()
+// open hears for which listeners the successor takes connections. It says that when it serves, so it has.
+func (m *mover) open(limit time.Duration) error {
+	f, err := m.receive(min(limit, m.limit))
 	if err != nil {
 		return err
 	}
@@ -189,7 +189,7 @@ func (m *mover) move(batch []*conn) (err error) {
 		items = items[n:]
 	}
 	for acked := 0; acked < m.moved+len(batch); {
-		f, err := m.receive()
+		f, err := m.receive(m.limit)
 		if err != nil {
 			return err
 		}
@@ -231,8 +231,8 @@ func (m *mover) takeBack(batch []*conn, why error) {
 }
 
 // receive returns the next frame, which has no descriptors.
-func (m *mover) receive() (frame, error) {
-	_ = m.conn.SetReadDeadline(time.Now().Add(m.limit))
+func (m *mover) receive(limit time.Duration) (frame, error) {
+	_ = m.conn.SetReadDeadline(time.Now().Add(limit))
 	p := make([]byte, frameHeader+maxPayload)
 	got, err := m.conn.Receive(p, 0)
 	if err != nil {

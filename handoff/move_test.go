@@ -75,7 +75,7 @@ func newRemoval(t *testing.T, old, fresh *http.Server) *removal {
 	}
 	r.arrival = arrivalsOf(t, r.mover)
 	r.arrival.begin([]*listener{r.into})
-	if err := r.mover.open(); err != nil {
+	if err := r.mover.open(time.Minute); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -489,7 +489,7 @@ func TestMoveHostile(t *testing.T) {
 			if err := theirs.Send(newFrame(frameWants, 0, appendString(nil, tagName, "web"))); err != nil {
 				t.Fatal(err)
 			}
-			if err := m.open(); err != nil {
+			if err := m.open(time.Minute); err != nil {
 				t.Fatal(err)
 			}
 			a, b := tcpPair(t)
@@ -553,7 +553,7 @@ func TestArriveHostile(t *testing.T) {
 			defer l.release()
 			a := arrivalsOf(t, m)
 			a.begin([]*listener{l})
-			if err := m.open(); err != nil {
+			if err := m.open(time.Minute); err != nil {
 				t.Fatal(err)
 			}
 			one, two := tcpPair(t)

@@ -236,6 +236,10 @@ func (p *offering) perform(k taskKind) {
 	case doResume:
 		// A Pause that is still under way must not end behind the Resume.
 		p.cancel()
+		select {
+		case <-p.paused: // at once, unless the program's own part does not look at its context
+		case <-time.After(time.Second):
+		}
 		p.work.Go(func() {
 			<-p.paused
 			if p.Resume != nil {
@@ -259,6 +263,9 @@ func (p *offering) pause() error {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.deadlines.MaxPause)
 	defer cancel()
+	// A successor that reads nothing does not prolong the pause.
+	stop := context.AfterFunc(ctx, func() { _ = p.driver.channel.conn.SetWriteDeadline(past) })
+	defer stop()
 	final, err := p.Pause(ctx)
 	if err != nil {
 		return errors.WithMessage(err, "handoff: pause")

@@ -68,7 +68,7 @@ func (s *Service) Drain(ctx context.Context) error {
 	if why == "" {
 		return errors.New("handoff: Drain before the service is stopping")
 	}
-	s.arrivals.end(ctx)
+	s.endArrivals(ctx)
 	if why == Told {
 		s.manager.drains(ctx)
 	}
@@ -76,7 +76,7 @@ func (s *Service) Drain(ctx context.Context) error {
 	cut := s.drainAll(ctx)
 	for _, k := range s.all() {
 		k.release()
-		if why == Told || s.isLeft(k) {
+		if why == Told && s.ownsForGood() || s.isLeft(k) {
 			k.unlink()
 		}
 	}
@@ -89,6 +89,7 @@ func (s *Service) Drain(ctx context.Context) error {
 		exit(s.initial.stay(leave))
 	}
 	leave()
+	s.arrivals.abandon()
 	s.initial.close()
 	_ = s.first.Close() // pid 1 sees by it that nobody is left
 	if cut > 0 {
@@ -118,7 +119,7 @@ func (s *Service) startMoving(ctx context.Context, grace time.Duration) (stop fu
 	m := s.mover
 	servers := slices.Collect(maps.Values(s.servers))
 	s.mu.Unlock()
-	if m == nil || m.open() != nil {
+	if m == nil || m.open(grace/4) != nil {
 		m.close()
 		return func() {}
 	}

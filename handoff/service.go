@@ -50,6 +50,7 @@ type Service struct {
 	handing  sync.Mutex  // while it takes over
 	giveUp   func()      // ends the one that is under way, if it was not committed
 	mover    *mover      // when a successor serves that takes connections
+	told     bool        // Stop was called
 	stopping chan struct{}
 	reason   Reason
 
@@ -332,6 +333,10 @@ func (s *Service) Ready(ctx context.Context) error {
 		s.mu.Unlock()
 		return errors.New("handoff: Ready was called before")
 	}
+	if s.takeover == nil && s.reason != "" { // with one, it is told so
+		s.mu.Unlock()
+		return errors.New("handoff: ready: the service was " + string(s.reason))
+	}
 	s.ready = true
 	unclaimed := slices.Sorted(maps.Keys(s.adopted)) // closed here; the predecessor finishes with them
 	for _, name := range unclaimed {
@@ -381,8 +386,9 @@ func (s *Service) beginArrivals() {
 	}
 	var all []*listener
 	for _, k := range s.all() {
-		if k.listener != nil {
-			all = append(all, k.listener)
+		// One that is served in another way, or by nobody, could not go on with what the predecessor's server began.
+		if l := k.listener; l != nil && l.plain.Load() && !l.isReleased() {
+			all = append(all, l)
 		}
 	}
 	s.arrivals.begin(all)
@@ -480,13 +486,10 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn, child bool) (err er
 	defer cancel()
 	s.mu.Lock()
 	s.giveUp = cancel
+	told := s.told
 	s.mu.Unlock()
-	// While our own predecessor can take back, nobody may take over from us.
-	if s.takeover != nil {
-		if err := s.takeover.Release(ctx); err != nil {
-			return s.refuse(ctx, c, errors.WithMessage(err, "release the predecessor"))
-		}
-		s.manager.serves()
+	if told {
+		return s.refuse(ctx, c, errors.New("the service was "+string(Told)))
 	}
 	if child {
 		s.manager.reloads()
@@ -500,7 +503,8 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn, child bool) (err er
 	var dropped uint32
 	err = Offer(ctx, c, Offering{
 		Name: s.options.Name, Generation: s.generation, Items: items,
-		Policy: s.options.Policy, Deadlines: s.options.Deadlines, admit: s.admit, letGo: s.manager.letGo,
+		Policy: s.options.Policy, Deadlines: s.options.Deadlines, letGo: s.manager.letGo,
+		admit:     func(peer *credentials.Sender) error { return s.admit(ctx, peer) },
 		Unclaimed: s.leaveWith,
 		Progress: func(n, total int) {
 			s.tell(Event{Kind: EventItems, Count: n, Total: total})
@@ -536,10 +540,11 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn, child bool) (err er
 	})
 	switch {
 	case err == nil:
-		dropped = s.dropped() - dropped // modulo 2^32
-		s.endArrivals(ctx)
+		took := time.Since(paused)
+		dropped = s.dropped() - dropped           // modulo 2^32
+		s.endArrivals(context.WithoutCancel(ctx)) // which Stop may have ended meanwhile
 		s.release()
-		s.tell(Event{Kind: EventHanded, Took: time.Since(paused), Dropped: int(dropped)})
+		s.tell(Event{Kind: EventHanded, Took: took, Dropped: int(dropped)})
 		m.handed()
 		if s.initial != nil {
 			s.initial.follow()
@@ -621,10 +626,14 @@ func (s *Service) stop(why Reason) {
 	}
 	s.reason = why
 	if s.control != nil {
-		s.control.close(why == Told)
+		s.control.close(why == Told && s.ownsForGood())
 	}
 	close(s.stopping)
 }
+
+// ownsForGood reports whether nobody else has, or can take back, what this process has: then it is the one to remove
+// the paths.
+func (s *Service) ownsForGood() bool { return s.takeover == nil || s.takeover.settled() }
 
 // Stopping is closed when the service is over for this process: call [Service.Drain] then. Reason says
 // why. A successor that is still on probation is no reason: should it fail, this process serves on.
@@ -641,6 +650,7 @@ func (s *Service) Reason() Reason {
 // up, unless it is committed, and a predecessor that could take back is told not to.
 func (s *Service) Stop(ctx context.Context) error {
 	s.mu.Lock()
+	s.told = true // whoever begins a handoff now gives it up
 	giveUp := s.giveUp
 	s.mu.Unlock()
 	if giveUp != nil {
@@ -651,8 +661,14 @@ func (s *Service) Stop(ctx context.Context) error {
 	if s.Reason() != "" {
 		return nil // the handoff was committed
 	}
-	if s.takeover != nil {
+	if s.takeover != nil && !s.takeover.owns() {
+		s.takeover.Abort(errors.New("it was told to stop"))
+	}
+	if s.takeover != nil && s.takeover.owns() {
 		if err := s.takeover.Release(ctx); err != nil {
+			s.mu.Lock()
+			s.told = false
+			s.mu.Unlock()
 			return err
 		}
 		s.manager.serves()
@@ -699,6 +715,10 @@ func (s *Service) react(got os.Signal) {
 	if err := s.Stop(ctx); err != nil {
 		s.tell(Event{Kind: EventStop, Err: err})
 		s.stop(Told) // a predecessor that does not answer must not keep us
+		return
+	}
+	if s.initial != nil && s.Reason() == HandedOver {
+		s.initial.forward(got) // it came between the commit and the end of probation
 	}
 }
 

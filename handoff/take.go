@@ -168,6 +168,26 @@ func (t *Takeover) Wait(ctx context.Context) error {
 	}
 }
 
+// owns reports whether this process owns the service.
+func (t *Takeover) owns() bool {
+	select {
+	case <-t.owned:
+		return true
+	default:
+		return false
+	}
+}
+
+// settled reports whether this process owns the service and nobody can take it back.
+func (t *Takeover) settled() bool {
+	select {
+	case <-t.driver.done:
+		return t.machine.out == outDone || t.machine.out == outAlone
+	default:
+		return false
+	}
+}
+
 // Abort gives the handoff up, before Ready or during it, with a reason for the predecessor's log, and
 // returns when the predecessor knows, or does not answer. The Items are closed.
 func (t *Takeover) Abort(reason error) {
