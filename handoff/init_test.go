@@ -148,6 +148,21 @@ func TestInit(t *testing.T) {
 	}
 }
 
+// A signal that comes while the successor is on probation is not lost.
+func TestInitOnProbation(t *testing.T) {
+	c := config(t)
+	c.TCP = freePort(t)
+	c.Deadlines.Probation = time.Second
+	service, first := inContainer(t, c)
+	service.await("ready")
+	_ = syscall.Kill(first, syscall.SIGHUP)
+	service.await("ready")
+	_ = syscall.Kill(first, syscall.SIGTERM)
+	if err := <-service.ended; err != nil {
+		t.Errorf("it ends with %v: %s", err, service.complaints)
+	}
+}
+
 // sockets returns how many a process has open.
 func sockets(t *testing.T, pid int) (n int) {
 	t.Helper()

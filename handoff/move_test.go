@@ -470,6 +470,147 @@ func TestMoveSuccessorGone(t *testing.T) {
 	r.await()
 }
 
+// A server that also speaks HTTP/2 without TLS reads a few bytes first, so nobody can tell what is left in its buffer.
+// Its connections stay, and are told.
+func TestMoveLeavesUnencryptedHTTP2(t *testing.T) {
+	testutil.NoLeaks(t)
+	old := sayer("old")
+	old.Protocols = new(http.Protocols)
+	old.Protocols.SetHTTP1(true)
+	old.Protocols.SetUnencryptedHTTP2(true)
+	r := newRemoval(t, old, sayer("new"))
+	k := r.dial()
+	k.send(get("/a"))
+	k.want("old /a ", false)
+	r.begin()
+	k.untilClosing()
+	r.await()
+}
+
+// A handler's own deadline is what it says, however long its connection had been idle.
+func TestMoveOwnDeadline(t *testing.T) {
+	testutil.NoLeaks(t)
+	took := make(chan time.Duration, 1)
+	fresh := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		begin := time.Now()
+		_ = http.NewResponseController(w).SetReadDeadline(begin.Add(100 * time.Millisecond))
+		_, err := io.ReadAll(r.Body)
+		if err == nil {
+			t.Error("the body was read")
+		}
+		took <- time.Since(begin)
+	})}
+	r := newRemoval(t, sayer("old"), fresh)
+	k := r.dial()
+	k.send(get("/a"))
+	k.want("old /a ", false)
+	r.begin()
+	r.await()
+	if _, err := io.ReadFull(deadline{k, time.Second}, make([]byte, 1)); !errors.Is(err, errTimeout) {
+		t.Fatal(err)
+	}
+	k.send("POST /b HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\n\r\n")
+	if d := <-took; d > 900*time.Millisecond {
+		t.Errorf("its 100 ms took %v", d)
+	}
+}
+
+// However many goroutines accept, a connection that arrives is returned by one, and no other gets an error.
+func TestArriveManyAccept(t *testing.T) {
+	testutil.NoLeaks(t)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := newListener("web", ln, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepted := make(chan net.Conn)
+	var accepting sync.WaitGroup
+	for range 4 {
+		accepting.Go(func() {
+			for {
+				c, err := l.Accept()
+				if errors.Is(err, net.ErrClosed) {
+					return
+				}
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				accepted <- c
+			}
+		})
+	}
+	for range 300 {
+		a, b := tcpPair(t)
+		if !l.arrive(newConn(l, a)) {
+			t.Fatal("refused")
+		}
+		(<-accepted).Close()
+		b.Close()
+	}
+	_ = l.release()
+	accepting.Wait()
+}
+
+// A predecessor that hangs between acknowledgement and closed keeps a drain for Answer, not for all of its time.
+func TestMoveDrainOfHung(t *testing.T) {
+	testutil.NoLeaks(t)
+	s, err := Start(t.Context(), Options{Name: "web", Program: "/bin/true", Deadlines: Deadlines{Answer: 100 * time.Millisecond}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := s.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	m, err := newMover(time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	s.arrivals = arrivalsOf(t, m)
+	go s.Serve(sayer("new"), ln)
+	if err := s.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	s.awaitAccept(t.Context())
+	s.beginArrivals()
+	if err := m.open(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	a, b := tcpPair(t)
+	defer b.Close()
+	if err := m.conn.Send(newFrame(frameItems, 1, (&Item{Name: ln.(*listener).name, Kind: Connection}).append(nil)), a); err != nil {
+		t.Fatal(err)
+	}
+	a.Close()
+	if _, err := m.receive(time.Minute); err != nil { // acknowledged
+		t.Fatal(err)
+	}
+	r := &removal{t: t, addr: ln.Addr().String()}
+	k := r.dial()
+	k.send(get("/a"))
+	k.want("new /a ", false)
+	if err := s.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	drained := make(chan error, 1)
+	go func() { drained <- s.Drain(ctx) }()
+	for closing := false; !closing; {
+		k.send(get("/b"))
+		_, closing = k.answer()
+	}
+	if err := <-drained; err != nil {
+		t.Errorf("the drain: %v", err)
+	}
+	<-s.arrivals.done
+}
+
 // A successor that breaks the rules gets nothing, and the connections stay.
 func TestMoveHostile(t *testing.T) {
 	for name, frames := range map[string][][]byte{

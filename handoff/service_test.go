@@ -94,6 +94,10 @@ var aService = testutil.NewHelper("service", func([]string) error {
 	})}
 	go svc.Serve(srv, ln)
 	go svc.Serve(srv, local)
+	if c.Rehearse {
+		tell(line{Event: "rehearsing"})
+		_, _ = io.Copy(io.Discard, os.Stdin)
+	}
 	if c.FailBeforeReady {
 		return errors.New("the configuration is bad")
 	}
@@ -149,6 +153,7 @@ type serviceConfig struct {
 	Deadlines       Deadlines
 	Force           bool
 	FailBeforeReady bool
+	Rehearse        bool          // until standard input ends
 	Log             bool          // to standard error
 	Extra           string        // a Unix path and a UDP address with a comma between: sockets that only some generations want
 	Slow            time.Duration // how long /slow goes on when the generation stops
@@ -795,4 +800,35 @@ func TestServiceLog(t *testing.T) {
 			}
 		}
 	}
+}
+
+// A successor that is told to stop before it owns leaves everything to the predecessor: the paths too.
+func TestServiceSuccessorToldToStop(t *testing.T) {
+	c := config(t)
+	first := launch(t, c)
+	ready := first.await("ready")
+	rehearses := c
+	rehearses.Rehearse = true
+	b, err := json.Marshal(rehearses)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := aService.Command(t)
+	rehearsal, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer rehearsal.Close()
+	second := launchCommand(t, cmd, "SERVICE="+string(b))
+	pid := second.await("rehearsing").PID
+	_ = syscall.Kill(pid, syscall.SIGTERM)
+	second.await(string(EventStop))
+	first.await(string(EventKept))
+	rehearsal.Close() // it goes on to Ready
+	if err := <-second.ended; err == nil {
+		t.Error("it served")
+	}
+	mustServe(t, c, ready.Addr, ready.PID)
+	next := launch(t, c).await("ready")
+	mustServe(t, c, ready.Addr, next.PID)
 }
