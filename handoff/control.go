@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"net"
 	"os"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -27,6 +28,9 @@ type control struct {
 // findByPath takes over from whoever serves at Options.Socket, or becomes the first. It tries again as
 // long as somebody is dying, starting, or handing over there.
 func (s *Service) findByPath(ctx context.Context) error {
+	if err := checkFolder(filepath.Dir(s.options.Socket), s.options.Policy != nil); err != nil {
+		return err
+	}
 	wait := s.options.Deadlines.withDefaults()
 	ctx, cancel := context.WithTimeout(ctx, wait.Hello+wait.Offer)
 	defer cancel()
@@ -43,6 +47,24 @@ func (s *Service) findByPath(ctx context.Context) error {
 			return errors.WithMessagef(ctx.Err(), "handoff: %s is neither served nor free: %v", s.options.Socket, err)
 		}
 	}
+}
+
+// checkFolder refuses a folder in which a stranger can put, or lock, what the service looks for there: also with
+// the sticky bit, which keeps nobody from being the first. A stranger's own folder is one; a policy of the
+// program's may trust other users, so then its owner is the program's business.
+func checkFolder(dir string, anyOwner bool) error {
+	info, err := os.Stat(dir)
+	if err != nil {
+		return errors.WithMessage(err, "handoff: the folder of the socket")
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		return errors.WithMessagef(fs.ErrPermission, "handoff: everybody can write to %s: give the socket a folder of the service's own, such as /run/web", dir)
+	}
+	owner := int64(info.Sys().(*syscall.Stat_t).Uid)
+	if !anyOwner && owner != 0 && owner != int64(os.Geteuid()) {
+		return errors.WithMessagef(fs.ErrPermission, "handoff: %s belongs to uid %d: give the socket a folder of the service's own, such as /run/web", dir, owner)
+	}
+	return nil
 }
 
 func (s *Service) tryPath(ctx context.Context) (retry bool, err error) {

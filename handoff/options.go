@@ -18,7 +18,9 @@ type Options struct {
 
 	// Socket is the path at which a successor, started by anybody, finds this process and takes over.
 	// Next to it lies Socket+".lock". Both are the service's; keep them in a folder that only its user
-	// can write to. Without a path only Upgrade starts successors.
+	// can write to. One that everybody can write to, such as /tmp, or that belongs to another user than
+	// this process's and root, is refused with an error that matches fs.ErrPermission; whoever gives a
+	// Policy may use a folder of others. Without a path only Upgrade starts successors.
 	Socket string
 
 	// Program and Args are what Upgrade starts. Default is the path of this program, resolved when

@@ -565,11 +565,45 @@ func TestServiceReplacesStalePath(t *testing.T) {
 	first.await("end")
 	_ = second.Process.Signal(syscall.SIGTERM)
 	second.await("end")
-	for _, path := range []string{c.Unix, c.Unix + ".new"} {
-		if _, err := os.Lstat(path); err == nil {
-			t.Errorf("%s is left", path)
+	left, err := os.ReadDir(filepath.Dir(c.Unix))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range left {
+		if f.Name() != filepath.Base(c.Socket)+".lock" {
+			t.Errorf("%s is left", f.Name())
 		}
 	}
+}
+
+// Connecting to a file that is no socket is refused in the same way, and it is not replaced.
+func TestListenLeavesFiles(t *testing.T) {
+	testutil.NoLeaks(t)
+	dir := t.TempDir()
+	stale := filepath.Join(dir, "stale")
+	ln, err := net.Listen("unix", stale)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.(*net.UnixListener).SetUnlinkOnClose(false)
+	ln.Close()
+	file, link := filepath.Join(dir, "file"), filepath.Join(dir, "link")
+	if err := errors.Join(os.WriteFile(file, []byte("x"), 0o600), os.Symlink(stale, link)); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{file, link, dir} {
+		if ln, err := listen("unix", path); !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("%s: %v", path, err)
+			_ = ln.Close()
+		}
+	}
+	if b, err := os.ReadFile(file); string(b) != "x" {
+		t.Errorf("the file is gone: %v", err)
+	}
+	if ln, err = listen("unix", stale); err != nil {
+		t.Fatal(err)
+	}
+	ln.Close()
 }
 
 // What the successor does not want, the predecessor serves out, and closes.

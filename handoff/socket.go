@@ -2,9 +2,11 @@ package handoff
 
 import (
 	"context"
+	"crypto/rand"
 	"math"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"syscall"
 
@@ -62,20 +64,24 @@ func listen(network, address string) (net.Listener, error) {
 	if !errors.Is(err, syscall.EADDRINUSE) || !strings.HasPrefix(network, "unix") || strings.HasPrefix(address, "@") {
 		return ln, err
 	}
+	if info, lerr := os.Lstat(address); lerr != nil || info.Mode().Type() != os.ModeSocket {
+		return nil, err // connect(2) refuses a file as it does a socket that nobody serves
+	}
 	if conn, derr := net.Dial(network, address); !errors.Is(derr, syscall.ECONNREFUSED) {
 		if derr == nil {
 			_ = conn.Close()
 		}
 		return nil, err // somebody serves it
 	}
-	fresh := address + ".new"
-	_ = os.Remove(fresh)
+	// A name that nobody can know before, or a stranger could take it, where folders are everybody's.
+	fresh := filepath.Join(filepath.Dir(address), "."+rand.Text()[:8])
 	if ln, err = net.Listen(network, fresh); err != nil {
 		return nil, err
 	}
 	ln.(*net.UnixListener).SetUnlinkOnClose(false)
 	if err := os.Rename(fresh, address); err != nil {
 		_ = ln.Close()
+		_ = os.Remove(fresh)
 		return nil, err
 	}
 	return ln, nil

@@ -3,13 +3,16 @@
 package handoff
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -96,4 +99,263 @@ func TestServiceAndStranger(t *testing.T) {
 	next := launch(t, c).await("ready") // and it goes on
 	mustServe(t, c, ready.Addr, next.PID)
 	_ = syscall.Kill(next.PID, syscall.SIGTERM)
+}
+
+// trespass is a process of another user that tries everything that one can try at a path, and says what
+// worked. Its arguments are the folder and the names in it.
+var trespass = testutil.NewHelper("trespass", func(args []string) error {
+	dir, names := args[0], args[1:]
+	try := func(what string, f func() error) {
+		if f() == nil {
+			fmt.Println(what)
+		}
+	}
+	own := filepath.Join(os.TempDir(), fmt.Sprint("fdkit-trespass-", os.Getpid()))
+	defer os.Remove(own)
+	for _, name := range names {
+		path := filepath.Join(dir, name)
+		for _, network := range []string{"unix", "unixpacket", "unixgram"} {
+			try("connect "+name, func() error {
+				c, err := net.Dial(network, path)
+				if err == nil {
+					c.Close()
+				}
+				return err
+			})
+		}
+		try("open "+name, func() error {
+			f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o666)
+			if err == nil {
+				f.Close()
+			}
+			return err
+		})
+		try("bind "+name, func() error {
+			ln, err := net.Listen("unix", path)
+			if err == nil {
+				ln.(*net.UnixListener).SetUnlinkOnClose(false)
+				ln.Close()
+			}
+			return err
+		})
+		try("unlink "+name, func() error { return os.Remove(path) })
+		try("rename "+name, func() error { return os.Rename(path, path+".gone") })
+		try("symlink "+name, func() error { return os.Symlink(nowhere, path) })
+		try("replace "+name, func() error {
+			if err := os.Symlink(nowhere, own); err != nil {
+				return err
+			}
+			return os.Rename(own, path)
+		})
+		try("chmod "+name, func() error { return os.Chmod(path, 0o777) })
+	}
+	// Anybody who can read a folder can lock it, and keeps it locked until this process is let go.
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	try("lock the folder", func() error { return flock(f) })
+	fmt.Println("done")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return err
+})
+
+// nowhere is what the stranger's links point to: a test that runs as root and follows one by mistake does no harm.
+const nowhere = "/nonexistent/fdkit"
+
+// trespassIn runs the helper and returns what worked. The helper has its lock until the test ends.
+func trespassIn(t *testing.T, dir string, names ...string) (worked []string) {
+	t.Helper()
+	cmd := trespass.CommandAs(t, 4200, 4200, nil, append([]string{dir}, names...)...)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		if err := cmd.Wait(); err != nil {
+			t.Error(err)
+		}
+	})
+	lines := bufio.NewScanner(out)
+	for lines.Scan() && lines.Text() != "done" {
+		worked = append(worked, lines.Text())
+	}
+	if lines.Text() != "done" {
+		t.Fatal("the helper did not finish")
+	}
+	return worked
+}
+
+// publicDir makes a folder that every user can reach.
+func publicDir(t *testing.T, mode os.FileMode) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "fdkit-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chmod(dir, mode); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// In a folder of the service's own a stranger can do nothing to its paths, and the service goes on, hands over
+// and starts again while the stranger has the folder locked.
+func TestStrangerAtPaths(t *testing.T) {
+	testutil.NeedRoot(t)
+	c := config(t)
+	dir := publicDir(t, 0o755)
+	c.Socket, c.Unix = filepath.Join(dir, "control"), filepath.Join(dir, "web")
+	first := launch(t, c)
+	ready := first.await("ready")
+	worked := trespassIn(t, dir, "control", "control.lock", "control.new", "web", "web.new")
+	if !slices.Equal(worked, []string{"lock the folder"}) {
+		t.Errorf("a stranger could %q", worked)
+	}
+	mustServe(t, c, ready.Addr, ready.PID)
+	next := launch(t, c).await("ready")
+	mustServe(t, c, ready.Addr, next.PID)
+	first.await("end")
+	_ = syscall.Kill(next.PID, syscall.SIGKILL)
+	testutil.Eventually(t, "the path is nobody's", func() bool {
+		_, err := net.Dial("unixpacket", c.Socket)
+		return errors.Is(err, syscall.ECONNREFUSED)
+	})
+	again := launch(t, c).await("ready") // it replaces both paths
+	mustServe(t, c, again.Addr, again.PID)
+	_ = syscall.Kill(again.PID, syscall.SIGTERM)
+}
+
+// listensAt listens at a path as a service of an ordinary user does, and says so.
+var listensAt = testutil.NewHelper("listens-at", func(args []string) error {
+	ln, err := listen("unix", args[0])
+	if err != nil {
+		return err
+	}
+	defer ln.Close()
+	fmt.Println("listens")
+	c, err := ln.Accept()
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	_, err = io.WriteString(c, "served")
+	return err
+})
+
+// A listening path may lie in /tmp: a stranger cannot take it away, or keep it from being replaced, whatever he
+// puts beside it.
+func TestStrangerBesideStalePath(t *testing.T) {
+	testutil.NeedRoot(t)
+	dir := publicDir(t, 0o777|os.ModeSticky)
+	path := filepath.Join(dir, "web")
+	stale, err := net.Listen("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	stale.(*net.UnixListener).SetUnlinkOnClose(false)
+	stale.Close()
+	if err := os.Chown(path, 4242, 4242); err != nil {
+		t.Fatal(err)
+	}
+	worked := trespassIn(t, dir, "web", "web.new") // he leaves what he could make
+	for _, w := range worked {
+		if strings.HasSuffix(w, " web") {
+			t.Errorf("a stranger could %s", w)
+		}
+	}
+	if !slices.Contains(worked, "open web.new") {
+		t.Errorf("he could not even use his folder: %q", worked)
+	}
+	// A file of his own, whatever he has left there: root must not follow his links.
+	beside := filepath.Join(dir, "web.new")
+	if err := os.Remove(beside); err != nil && !os.IsNotExist(err) {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(beside, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o644)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(f.Chown(4200, 4200), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	cmd := listensAt.CommandAs(t, 4242, 4242, nil, path)
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	said, err := bufio.NewReader(out).ReadString('\n')
+	if err != nil {
+		t.Fatalf("it does not listen: %v", cmd.Wait())
+	}
+	if said != "listens\n" {
+		t.Errorf("it says %q", said)
+	}
+	if worked := trespassIn(t, dir, "web"); slices.ContainsFunc(worked, func(w string) bool { return w != "lock the folder" && w != "" }) {
+		t.Errorf("a stranger could %q", worked)
+	}
+	conn, err := net.Dial("unix", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if b, err := io.ReadAll(conn); string(b) != "served" {
+		t.Errorf("%q, %v", b, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
+// A control socket does not lie where strangers can write.
+func TestStartRefusesFolder(t *testing.T) {
+	start := func(o Options) error {
+		o.StopSignals, o.Name = []os.Signal{}, "web"
+		svc, err := Start(t.Context(), o)
+		if err != nil {
+			return err
+		}
+		return errors.Join(svc.Stop(t.Context()), svc.Drain(t.Context()))
+	}
+	for _, mode := range []os.FileMode{0o777, 0o777 | os.ModeSticky, 0o702} {
+		t.Run(mode.String(), func(t *testing.T) {
+			testutil.NoLeaks(t)
+			dir := publicDir(t, mode)
+			if err := start(Options{Socket: filepath.Join(dir, "control")}); !errors.Is(err, fs.ErrPermission) {
+				t.Errorf("start: %v", err)
+			}
+			if left, err := os.ReadDir(dir); len(left) > 0 || err != nil {
+				t.Errorf("left: %v, %v", left, err)
+			}
+		})
+	}
+	t.Run("another user's", func(t *testing.T) {
+		testutil.NeedRoot(t)
+		testutil.NoLeaks(t)
+		dir := publicDir(t, 0o755)
+		if err := os.Chown(dir, 4200, 4200); err != nil {
+			t.Fatal(err)
+		}
+		socket := filepath.Join(dir, "control")
+		if err := start(Options{Socket: socket}); !errors.Is(err, fs.ErrPermission) {
+			t.Errorf("start: %v", err)
+		}
+		policy := credentials.UID(0, 4200)
+		if err := start(Options{Socket: socket, Policy: &policy}); err != nil {
+			t.Errorf("with a policy: %v", err)
+		}
+	})
 }
