@@ -252,10 +252,12 @@ func pathID(path string) (PathID, error) {
 	return PathID{uint64(st.Dev), st.Ino, st.Mtim.Nano()}, nil
 }
 
-const lockPatience = 5 * time.Second
+const lockPatience = 2 * time.Second
 
-// lockFolder locks the folder itself, flock(2): no file is left behind. One that may not be read is not
-// locked.
+// lockFolder locks the folder itself, flock(2): no file is left behind. Anybody who can read the folder can
+// lock it too, for as long as he likes. fdpass has the lock for less than a millisecond, so who has it after
+// lockPatience is none, and does not count. One that may not be read
+// is not locked.
 func lockFolder(dir string) (unlock func(), err error) {
 	fd, err := unix.Open(dir, unix.O_RDONLY|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err == unix.EACCES {
@@ -265,12 +267,13 @@ func lockFolder(dir string) (unlock func(), err error) {
 		return nil, &os.PathError{Op: "open", Path: dir, Err: err}
 	}
 	for end := time.Now().Add(lockPatience); ; time.Sleep(5 * time.Millisecond) { // a lock has no event
-		if err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB); err == nil {
+		err = unix.Flock(fd, unix.LOCK_EX|unix.LOCK_NB)
+		if err == nil || err == unix.EWOULDBLOCK && time.Now().After(end) {
 			return func() { _ = unix.Close(fd) }, nil
 		}
-		if err != unix.EWOULDBLOCK && err != unix.EINTR || time.Now().After(end) {
+		if err != unix.EWOULDBLOCK && err != unix.EINTR {
 			_ = unix.Close(fd)
-			return nil, errors.WithMessagef(os.NewSyscallError("flock", err), "the folder %s is locked", dir)
+			return nil, errors.WithMessagef(os.NewSyscallError("flock", err), "lock the folder %s", dir)
 		}
 	}
 }

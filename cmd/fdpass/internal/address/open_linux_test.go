@@ -12,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/internal/testutil"
 )
 
@@ -216,6 +217,32 @@ func TestOpenPathOnce(t *testing.T) {
 	}
 	if opened != 1 {
 		t.Errorf("%d opened it", opened)
+	}
+}
+
+// Whoever can read a folder can have it locked for ever, and keeps nobody from opening or removing a path.
+func TestOpenPathInLockedFolder(t *testing.T) {
+	testutil.NoLeaks(t)
+	dir := t.TempDir()
+	lock, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := sysfd.Control(lock, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) }); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "s")
+	s, err := Address{Network: "unix", Where: path}.Open(Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.Close()
+	if err := s.Remove(); err != nil {
+		t.Error(err)
+	}
+	if _, err := os.Lstat(path); err == nil {
+		t.Error("the path is left")
 	}
 }
 
