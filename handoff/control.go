@@ -207,6 +207,12 @@ func (s *Service) welcome(accepted net.Conn) {
 		_ = accepted.Close()
 		return
 	}
+	// Whoever connected is known at once. A stranger that then says nothing must not hold up a successor.
+	if err := policyOr(s.options.Policy).Check(c); err != nil {
+		_ = c.Close()
+		s.tell(Event{Kind: EventKept, Err: because(ErrKept, err)})
+		return
+	}
 	_ = s.handOver(s.ctx, c, false) // what happens is told as events
 }
 

@@ -145,15 +145,19 @@ type ended struct{ how, why error }
 func (e *ended) Error() string   { return e.how.Error() + ": " + e.why.Error() }
 func (e *ended) Unwrap() []error { return []error{e.how, e.why} }
 
+// policyOr returns the policy, or the one that there is without one.
+func policyOr(policy *credentials.Policy) credentials.Policy {
+	if policy != nil {
+		return *policy
+	}
+	return credentials.AnyOf(credentials.SameUser(), credentials.Root())
+}
+
 // begin makes sure who is at the other end. After an error c is closed.
 func begin(ctx context.Context, c *scm.Conn, policy *credentials.Policy, limit time.Duration) (credentials.Sender, error) {
-	p := credentials.AnyOf(credentials.SameUser(), credentials.Root())
-	if policy != nil {
-		p = *policy
-	}
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	peer, err := authenticate(ctx, c, p)
+	peer, err := authenticate(ctx, c, policyOr(policy))
 	if err != nil {
 		_ = c.Close()
 	}

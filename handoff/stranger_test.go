@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -51,6 +52,22 @@ var aStranger = testutil.NewHelper("stranger", func(args []string) error {
 	}
 	fmt.Print("nothing")
 	return nil
+})
+
+// silentStranger connects often, and says nothing until it is let go.
+var silentStranger = testutil.NewHelper("silent-stranger", func(args []string) error {
+	var conns []net.Conn
+	for range 20 {
+		c, err := net.Dial("unixpacket", args[0])
+		if err != nil {
+			return err
+		}
+		conns = append(conns, c)
+	}
+	fmt.Print("x")
+	_, err := io.Copy(io.Discard, os.Stdin)
+	runtime.KeepAlive(conns)
+	return err
 })
 
 // A stranger gets nothing, not even the name of the service: the socket's mode keeps it out, and where
@@ -96,6 +113,26 @@ func TestServiceAndStranger(t *testing.T) {
 		t.Errorf("the log does not say who it was: %q", kept.Error)
 	}
 	mustServe(t, c, ready.Addr, ready.PID)
+	// Strangers that connect and say nothing do not keep a successor out.
+	silent := silentStranger.CommandAs(t, 4200, 4200, nil, c.Socket)
+	in, err := silent.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := silent.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := silent.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		in.Close()
+		_ = silent.Wait()
+	}()
+	if _, err := out.Read(make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
 	next := launch(t, c).await("ready") // and it goes on
 	mustServe(t, c, ready.Addr, next.PID)
 	_ = syscall.Kill(next.PID, syscall.SIGTERM)
