@@ -58,10 +58,14 @@ type driver struct {
 
 	frames   chan arrival
 	requests chan request
+	closed   bool          // the channel was, by the other side
 	reason   error         // the first thing that went wrong, for a person; of run's goroutine until over
 	over     chan struct{} // closed when the machine is over,
 	done     chan struct{} // and when everything is closed
 }
+
+// errLeft is the reason when there is no better one.
+var errLeft = errors.WithMessage(io.ErrUnexpectedEOF, "the other side has ended, or closed the channel")
 
 // request is an event of the program, and the error that made it, if one did.
 type request struct {
@@ -121,6 +125,9 @@ func (d *driver) run() {
 		}
 	}()
 	d.loop(exit)
+	if d.closed {
+		d.fail(errLeft)
+	}
 	close(d.over)
 	cancel()
 	_ = d.channel.conn.Close()
@@ -224,7 +231,7 @@ func (d *driver) loop(exit <-chan struct{}) {
 				}
 			case a.err != nil:
 				ended = true
-				if a.err != io.EOF && !errors.Is(a.err, scm.ErrPeerGone) {
+				if d.closed = a.err == io.EOF || errors.Is(a.err, scm.ErrPeerGone); !d.closed {
 					d.fail(a.err)
 				}
 				d.handle(event{kind: evEnd})
@@ -256,6 +263,7 @@ func (d *driver) late() (exited bool) {
 	if !d.peer.Process.Alive() {
 		return true
 	}
+	d.fail(errors.WithMessagef(os.ErrDeadlineExceeded, "the step %v took too long", d.machine.step()))
 	d.handle(event{kind: evTimeout})
 	return false
 }
