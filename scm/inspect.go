@@ -4,6 +4,7 @@ package scm
 
 import (
 	"net"
+	"os"
 	"syscall"
 
 	"github.com/pkg/errors"
@@ -91,9 +92,12 @@ type SocketInfo struct {
 //
 // It borrows c and changes nothing. It waits as fstat(2) does, for a server that does not answer if the
 // file is of a network or FUSE file system. The error is that of fstat(2), or os.ErrClosed
-// or net.ErrClosed.
+// or net.ErrClosed; os.ErrInvalid for nil, which [Files.Lend] returns if a peer sent fewer than expected.
 func Inspect(c syscall.Conn) (Info, error) {
 	var info Info
+	if c == nil {
+		return info, errors.WithMessage(os.ErrInvalid, "scm: inspect")
+	}
 	err := sysfd.Control(c, func(fd int) error { return inspect(fd, &info) })
 	return info, errors.WithMessage(err, "scm: inspect")
 }
