@@ -433,6 +433,67 @@ func TestListenNotifyHostile(t *testing.T) {
 	(*systemd.NotifyListener)(nil).Close()
 }
 
+// flooder fills the listener's queue, with descriptors and without, as fast as it can.
+var flooder = testutil.NewHelper("flooder", func(args []string) error {
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: args[0], Net: "unixgram"})
+	if err != nil {
+		return err
+	}
+	a, err := scm.NewConn(c)
+	if err != nil {
+		return err
+	}
+	defer a.Close()
+	null, err := os.Open(os.DevNull)
+	if err != nil {
+		return err
+	}
+	defer null.Close()
+	for {
+		for _, p := range []string{"STATUS=flood", "", "BARRIER=1", strings.Repeat("x", 5000)} {
+			if err := a.Send([]byte(p), null); err != nil {
+				return nil // the listener is closed
+			}
+		}
+	}
+})
+
+// One that floods an abstract name, which everybody can write to, does not keep others out, and what it brings is
+// closed.
+func TestListenNotifyFlood(t *testing.T) {
+	testutil.NoLeaks(t)
+	l := managerAt(t, fmt.Sprintf("@fdkit-flood-%d", os.Getpid()))
+	cmd := flooder.Command(t, l.Addr())
+	if os.Geteuid() == 0 {
+		cmd = flooder.CommandAs(t, 4200, 4200, nil, l.Addr())
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	told := make(chan error, 1)
+	seen := 0
+	for ready := false; !ready; {
+		n := receive(t, l)
+		if n.Sender.PID == cmd.Process.Pid {
+			if seen++; seen == 10 { // it floods
+				go func() {
+					_, err := systemd.Notify(t.Context(), systemd.Ready)
+					told <- err
+				}()
+			}
+		}
+		ready = n.Sender.PID == os.Getpid() && n.State == systemd.Ready
+		n.Close()
+	}
+	if err := <-told; err != nil {
+		t.Error(err)
+	}
+	l.Close()
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+}
+
 // A descriptor whose close(2) takes as long as its sender likes holds nobody up.
 func TestListenNotifyLinger(t *testing.T) {
 	testutil.NoLeaks(t)
