@@ -622,3 +622,26 @@ func openCount(t *testing.T, pid int) int {
 	}
 	return len(entries)
 }
+
+// Over a pair too, nothing is offered to, or taken from, whom the policy does not name.
+func TestPolicyOfPair(t *testing.T) {
+	nobody := credentials.UID(4299)
+	for name, o := range map[string]struct{ offer, take *credentials.Policy }{"the successor": {&nobody, nil}, "the predecessor": {nil, &nobody}} {
+		t.Run(name, func(t *testing.T) {
+			testutil.NoLeaks(t)
+			p, s := pair(t, socketpair.SeqPacket)
+			done := make(chan error, 1)
+			go func() {
+				done <- Offer(t.Context(), p, Offering{Name: "web", Policy: o.offer, Deadlines: Deadlines{Hello: time.Second}})
+			}()
+			to, err := Take(t.Context(), s, Wish{Name: "web", Policy: o.take})
+			if err == nil {
+				to.Abort(errors.New("no"))
+				t.Error("taken")
+			}
+			if perr := <-done; !errors.Is(perr, ErrKept) || !strings.Contains(err.Error()+perr.Error(), "uid 4299") {
+				t.Errorf("%v; %v", perr, err)
+			}
+		})
+	}
+}
