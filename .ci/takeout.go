@@ -40,7 +40,7 @@ var protections = []protection{
 	{"scm-refused", "scm/send.go", `case errno == unix.EPERM && len(fds) > 0:`, `case false:`, "./scm", "TestSendRefused"},
 	{"scm-datagram", "scm/send.go", `_ = c.SetReadDeadline(time.Unix(1, 0)) // wakes one that waits already`, `_ = time.Time{}`, "./scm", "TestReceiveIsToldThatDatagramPeerIsGone"},
 	{"scm-inspect", "scm/inspect.go", `if c == nil {`, `if false {`, "./scm", "TestReceiveFromHostile"},
-	{"scm-wakes", "internal/sysfd/handle.go", `_ = file.SetDeadline(time.Unix(1, 0))`, `_ = time.Time{}`, "./scm", "TestReceiveUnblocks$"},
+	{"scm-wakes", "scm/conn.go", `return c.handle.Close()`, `return nil`, "./scm", "TestReceiveUnblocks$"},
 	{"scm-linger", "internal/sysfd/close.go", `time.NewTimer(50 * time.Millisecond)`, `time.NewTimer(time.Hour)`, "./scm", "TestReceiveRefusesLingering"},
 	{"scm-signed", "internal/cmsg/cmsg.go", `; fd >= 0 {`, `; fd >= -1<<31 {`, "./internal/cmsg", "TestParse$"},
 
@@ -72,15 +72,6 @@ var protections = []protection{
 	{"handoff-fresh", "handoff/socket.go", `filepath.Join(filepath.Dir(address), "."+rand.Text()[:8])`, `address + ".new"; _, _ = rand.Text(), filepath.Dir`, "./handoff", "TestStrangerBesideStalePath"},
 	{"handoff-face", "handoff/socket.go", `_ = sysfd.Control(l.ln, func(fd int) error { return syscall.Listen(fd, math.MaxUint16) })`, `_, _, _ = sysfd.Control, syscall.Listen, math.MaxUint16`, "./handoff", "TestServiceUnixOwner"},
 	{"handoff-one", "handoff/service.go", `if !s.taking.CompareAndSwap(false, true) {`, `if s.taking.Store(true); false {`, "./handoff", "TestUpgradeFromManyPlaces"},
-	{"handoff-udp", "handoff/service.go", `k.resume()
-	}
-}
-
-// awaitAccept`, `_ = k
-	}
-}
-
-// awaitAccept`, "./handoff", "TestServiceUDP"},
 
 	{"systemd-barrier", "systemd/listener.go", ` || isBarrier(n) {`, ` {`, "./systemd", "TestBarrier$"},
 	{"systemd-drop", "systemd/listener.go", `case errors.Is(err, scm.ErrTruncated), errors.Is(err, scm.ErrMalformed):`, `case false:`, "./systemd", "TestListenNotifyHostile"},
