@@ -60,7 +60,6 @@ var protections = []protection{
 	{"handoff-count", "handoff/take.go", `if len(t.Items) != t.count {`, `if false {`, "./handoff", "TestAttackTake/fewer_items"},
 	{"handoff-names", "handoff/take.go", `if it.Kind != Connection && names[it.Name] {`, `if false {`, "./handoff", "TestAttackTake/two_of_one_name"},
 	{"handoff-acks", "handoff/offer.go", `if n -= before; n < acked || n > sent {`, `if n -= before; false {`, "./handoff", "TestAttackOffer/acknowledges"},
-	{"handoff-flood", "handoff/driver.go", `drained < maxDrained && `, ``, "./handoff", "TestFlood"},
 	{"handoff-resume", "handoff/offer.go", "\t\t\t<-p.paused\n", "", "./handoff", "TestResumeComesBehindPause"},
 	{"handoff-reason", "handoff/driver.go", `d.fail(errLeft)`, ``, "./handoff", "TestServiceUnderAttack"},
 	{"handoff-policy", "handoff/driver.go", `if err = policy.CheckSender(&peer); err == nil && peer.Process == nil {`, `if peer.Process == nil {`, "./handoff", "TestPolicyOfPair"},

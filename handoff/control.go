@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -28,6 +29,9 @@ type control struct {
 // findByPath takes over from whoever serves at Options.Socket, or becomes the first. It tries again as
 // long as somebody is dying, starting, or handing over there.
 func (s *Service) findByPath(ctx context.Context) error {
+	if runtime.GOOS != "linux" {
+		return errNoPaths // package net would say what it does not have in other words
+	}
 	if err := checkFolder(filepath.Dir(s.options.Socket), s.options.Policy != nil); err != nil {
 		return err
 	}

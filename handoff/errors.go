@@ -1,6 +1,9 @@
 package handoff
 
-import "errors"
+import (
+	"errors"
+	"fmt"
+)
 
 var (
 	// ErrKept: no handoff took place, the predecessor serves as before.
@@ -41,3 +44,6 @@ var (
 	// ErrItem: an item is not what its manifest says.
 	ErrItem = errors.New("an item is not what it should be")
 )
+
+// errNoPaths: only Linux tells who is at the other end.
+var errNoPaths = fmt.Errorf("handoff: Options.Socket on this system: %w", errors.ErrUnsupported)

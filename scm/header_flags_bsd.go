@@ -1,4 +1,4 @@
-//go:build dragonfly || freebsd || netbsd || openbsd
+//go:build !fdkit_other && (dragonfly || freebsd || netbsd || openbsd)
 
 package scm
 

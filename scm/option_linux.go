@@ -66,10 +66,3 @@ func stamping(fd int) bool {
 	on, err := unix.GetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_PASSCRED)
 	return err == nil && on != 0
 }
-
-// What this kernel does that others do not.
-const (
-	tellsEnd         = true // POLLRDHUP and SIOCINQ tell the end from an empty packet
-	emptyTravels     = true // an empty packet with descriptors is one
-	fullMeansTooLong = true // ENOBUFS is about this message, not about the moment
-)

@@ -21,10 +21,3 @@ func unsupported(option string) error {
 func sameSocket(fd, own int) bool { return fd == own }
 
 func stamping(int) bool { return false }
-
-// What Linux does and this kernel does not, or was not seen to.
-const (
-	tellsEnd         = false
-	emptyTravels     = false // x/sys adds a byte
-	fullMeansTooLong = false // the receiver of a datagram is full
-)

@@ -210,7 +210,11 @@ func (c *Conn) judge(n, size int, control []byte, flags int, fds []int, maxFiles
 	case got.Malformed:
 		err = &opError{op: "receive", kind: ErrMalformed}
 	case n > size || flags&unix.MSG_TRUNC != 0:
-		err = &opError{op: "receive", kind: ErrTruncated, detail: fmt.Sprintf("%d bytes for %d", n, size)}
+		detail := fmt.Sprintf("%d bytes for %d", n, size)
+		if n <= size { // not every system tells how long it was
+			detail = fmt.Sprintf("more than %d bytes", size)
+		}
+		err = &opError{op: "receive", kind: ErrTruncated, detail: detail}
 	case len(got.FDs) > maxFiles:
 		err = &opError{op: "receive", kind: ErrTooManyFiles, detail: fmt.Sprintf("%d came, %d were asked for", len(got.FDs), maxFiles)}
 	case n == 0 && len(got.FDs) == 0 && mayEnd && c.atEnd(got.HasCred):

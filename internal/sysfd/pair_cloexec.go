@@ -1,4 +1,4 @@
-//go:build dragonfly || freebsd || linux || netbsd || openbsd
+//go:build !fdkit_other && (dragonfly || freebsd || linux || netbsd || openbsd)
 
 package sysfd
 

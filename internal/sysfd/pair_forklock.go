@@ -1,4 +1,4 @@
-//go:build unix && !(dragonfly || freebsd || linux || netbsd || openbsd)
+//go:build unix && (fdkit_other || !(dragonfly || freebsd || linux || netbsd || openbsd))
 
 package sysfd
 
