@@ -23,24 +23,8 @@ const childVariable = "FDKIT_HANDOFF_FD"
 // this process serves, the error says why, and the successor has ended or been killed. A second
 // Upgrade while one is under way is refused.
 func (s *Service) Upgrade(ctx context.Context) error {
-	parent, child, err := socketpair.ForChild(socketpair.SeqPacket)
+	c, pid, kill, err := s.startSuccessor()
 	if err != nil {
-		return err
-	}
-	c, err := scm.NewConn(parent)
-	if err != nil {
-		_ = parent.Close()
-		_ = child.Close()
-		return err
-	}
-	cmd := exec.Command(s.options.Program, s.options.Args...)
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
-	cmd.ExtraFiles = []*os.File{child}
-	cmd.Env = append(successorEnviron(), childVariable+"="+strconv.Itoa(3))
-	pid, kill, err := s.startChild(cmd)
-	_ = child.Close() // with a copy here, nobody would see the end of the channel
-	if err != nil {
-		_ = c.Close()
 		err = errors.WithMessage(err, "handoff: start the successor")
 		if done, ok := s.beginHandoff(); ok {
 			s.manager.reloads() // it may have asked for this and wait for the end
@@ -90,6 +74,29 @@ func (s *Service) startChild(cmd *exec.Cmd) (pid int, kill func() error, err err
 		_ = signal()
 		return <-ended
 	}, nil
+}
+
+// startSuccessor starts the program with the other end of a new pair, and returns this one's. For the rest see
+// startChild.
+func (s *Service) startSuccessor() (c *scm.Conn, pid int, kill func() error, err error) {
+	parent, child, err := socketpair.ForChild(socketpair.SeqPacket)
+	if err != nil {
+		return nil, 0, nil, err
+	}
+	defer child.Close() // with a copy here, nobody would see the end of the channel
+	if c, err = scm.NewConn(parent); err != nil {
+		_ = parent.Close()
+		return nil, 0, nil, err
+	}
+	cmd := exec.Command(s.options.Program, s.options.Args...)
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	cmd.ExtraFiles = []*os.File{child}
+	cmd.Env = append(successorEnviron(), childVariable+"="+strconv.Itoa(3))
+	if pid, kill, err = s.startChild(cmd); err != nil {
+		_ = c.Close()
+		return nil, 0, nil, err
+	}
+	return c, pid, kill, nil
 }
 
 // programPath is the path of this program as it was started.

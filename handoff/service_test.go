@@ -467,7 +467,6 @@ func TestServiceTwoSuccessors(t *testing.T) {
 	mustServe(t, c, ready.Addr, next.PID)
 }
 
-// A program that is told to stop while a successor rehearses does not wait for that.
 // A program that keeps and forgets all the while must not turn a successor away.
 func TestServiceForgetKeepsNobodyOut(t *testing.T) {
 	svc, err := Start(t.Context(), Options{Name: "test", Program: "/bin/false"})
@@ -503,6 +502,42 @@ func TestServiceForgetKeepsNobodyOut(t *testing.T) {
 	}
 }
 
+// An upgrade that is asked for by a signal has nobody to return its error to.
+func TestServiceUpgradeTellsWhy(t *testing.T) {
+	events := make(chan Event, 10)
+	svc, err := Start(t.Context(), Options{Name: "test", Events: func(e Event) { events <- e }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := svc.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for len(events) > 0 {
+		<-events
+	}
+	empty := testutil.FillTable(t, 0)
+	err = svc.Upgrade(t.Context())
+	empty()
+	if !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("%v", err)
+	}
+	select {
+	case e := <-events:
+		if e.Kind != EventKept || !errors.Is(e.Err, syscall.EMFILE) {
+			t.Errorf("%+v", e)
+		}
+	default:
+		t.Error("nobody is told")
+	}
+	if err := svc.Stop(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := svc.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
+// A program that is told to stop while a successor rehearses does not wait for that.
 func TestServiceStopDuringRehearsal(t *testing.T) {
 	c := config(t)
 	first := launch(t, c)
