@@ -255,8 +255,9 @@ func (d *driver) loop(exit <-chan struct{}) {
 	}
 }
 
-// deathNotice is how long after the end of the channel the death of the other side may be told.
-const deathNotice = 500 * time.Millisecond
+// deathNotice is how long after the end of the channel the death of the other side may be told. It is a
+// variable for tests.
+var deathNotice = 500 * time.Millisecond
 
 // late reports a timeout, if the other side lives, and else that it has exited.
 func (d *driver) late() (exited bool) {

@@ -294,11 +294,13 @@ type puppet struct {
 	// On a stream a changed length makes frames begin anywhere, so every byte may have been a type.
 	stream bool
 	news   chan struct{}
+
+	anonymous bool // nobody says who he is first
 }
 
 func (p *puppet) listen(over <-chan struct{}) {
 	var in []byte
-	identity := true
+	identity := !p.anonymous
 	buf, oob := make([]byte, 1<<17), make([]byte, 2048)
 	for {
 		poll := []unix.PollFd{{Fd: int32(p.fd), Events: unix.POLLIN}}

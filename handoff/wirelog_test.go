@@ -53,6 +53,11 @@ func (r *relay) run() error {
 			}
 		}
 	}
+	return r.rest()
+}
+
+// rest passes on in the order in which it comes, until both have ended.
+func (r *relay) rest() error {
 	for !r.ended[0] || !r.ended[1] {
 		poll := []unix.PollFd{{Fd: int32(r.fds[0]), Events: unix.POLLIN}, {Fd: int32(r.fds[1]), Events: unix.POLLIN}}
 		for i := range poll {
