@@ -101,6 +101,11 @@ type clients struct {
 }
 
 func (c *clients) run(network, address string, keep bool) {
+	c.runWith(network, address, keep, func() {})
+}
+
+// runWith calls rest before each request.
+func (c *clients) runWith(network, address string, keep bool, rest func()) {
 	c.working.Go(func() {
 		var conn net.Conn
 		var in *bufio.Reader
@@ -115,6 +120,7 @@ func (c *clients) run(network, address string, keep bool) {
 				return
 			default:
 			}
+			rest()
 			if conn != nil && hasEnded(conn) {
 				conn.Close()
 				conn = nil
@@ -268,7 +274,7 @@ func crashWithin(t *testing.T, limit time.Duration, what, variant string, p poin
 	_ = third.Process.Signal(syscall.SIGTERM)
 	third.await("end")
 
-	refusedOK, cutOK := allowed(what, p)
+	refusedOK, cutOK := allowed(what, p, clientsOf)
 	if n := len(load.refused); n > 0 && !refusedOK {
 		t.Errorf("%d connections refused: %q", n, load.refused[:min(n, 3)])
 	}
@@ -358,8 +364,8 @@ func waitFor(t *testing.T, first, second *running, events ...string) line {
 	return line{}
 }
 
-// allowed says what the surviving side could not have answered.
-func allowed(what string, p point) (refused bool, cut int) {
+// allowed says what the surviving side could not have answered, of so many clients.
+func allowed(what string, p point, clients int) (refused bool, cut int) {
 	switch {
 	case what == "kill" && p.role == "predecessor" && p.at <= stepOffer:
 		return true, 1 << 20 // it was alone with the sockets: until the successor has begun afresh there are none
@@ -368,7 +374,7 @@ func allowed(what string, p point) (refused bool, cut int) {
 	case what == "kill" && p.role == "successor" && p.at < stepCommit:
 		return false, 0
 	case what == "kill", what == "stop" && p.role == "successor" && (p.at == stepCommit || p.before == "send serving"):
-		return false, clientsOf // what the killed one had accepted
+		return false, clients // what the killed one had accepted
 	}
 	return false, 0
 }

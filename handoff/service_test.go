@@ -15,6 +15,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -46,6 +48,11 @@ var aService = testutil.NewHelper("service", func([]string) error {
 		defer mu.Unlock()
 		l.PID = os.Getpid()
 		_ = say.Encode(l)
+	}
+	if c.Strikes != "" {
+		if err := awaitStrikes(c.Strikes, tell); err != nil {
+			return err
+		}
 	}
 	ctx := context.Background()
 	var logger *slog.Logger
@@ -81,6 +88,11 @@ var aService = testutil.NewHelper("service", func([]string) error {
 			return err
 		}
 	}
+	if c.Echo != "" {
+		if err := serveEcho(svc, c.Echo); err != nil {
+			return err
+		}
+	}
 	local, err := svc.Listen("unix", c.Unix)
 	if err != nil {
 		return err
@@ -89,6 +101,11 @@ var aService = testutil.NewHelper("service", func([]string) error {
 		if r.URL.Path == "/slow" {
 			<-svc.Stopping()
 			time.Sleep(c.Slow) // a request that takes its time, whoever follows
+		}
+		if r.URL.Path == "/goroutines" {
+			debug.FreeOSMemory()
+			fmt.Fprint(w, runtime.NumGoroutine())
+			return
 		}
 		fmt.Fprintf(w, "%d %d %s", svc.Generation(), os.Getpid(), r.URL.Path)
 	})}
@@ -157,6 +174,8 @@ type serviceConfig struct {
 	Log             bool          // to standard error
 	Extra           string        // a Unix path and a UDP address with a comma between: sockets that only some generations want
 	Slow            time.Duration // how long /slow goes on when the generation stops
+	Echo            string        // a UDP address at which every datagram is answered, for the soak
+	Strikes         string        // a file that tells of a strike, for the soak
 
 	// A fault: at Step of Role, before the task Before ("" is on reaching the step), Do: kill, stop or fill.
 	Role, Before, Do string
@@ -173,26 +192,34 @@ func (c serviceConfig) injectFault() {
 		if role != c.Role || at != c.Step || before != c.Before || once.Swap(true) {
 			return
 		}
-		switch c.Do {
-		case "kill":
-			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
-			select {}
-		case "stop":
-			fmt.Printf("{\"Event\":\"stopping\",\"PID\":%d}\n", os.Getpid())
-			// This thread, or another would have to run before anything stops.
-			_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
-		case "fill":
-			// For a while: one that stays full cannot accept anything from anybody.
-			var fill []int
-			for {
-				fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
-				if err != nil {
-					break
-				}
-				fill = append(fill, fd)
+		strike(c.Do)
+	}
+}
+
+// strike does to this process what a test wants.
+func strike(what string) {
+	switch what {
+	case "kill":
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	case "stop":
+		fmt.Printf("{\"Event\":\"stopping\",\"PID\":%d}\n", os.Getpid())
+		// This thread, or another would have to run before anything stops.
+		_ = unix.Tgkill(os.Getpid(), unix.Gettid(), unix.SIGSTOP)
+	case "fill":
+		// For a while: one that stays full cannot accept anything from anybody.
+		var fill []int
+		for {
+			fd, err := unix.FcntlInt(0, unix.F_DUPFD_CLOEXEC, 0)
+			if err != nil {
+				break
 			}
-			time.AfterFunc(400*time.Millisecond, func() { sysfd.CloseAll(fill) })
+			fill = append(fill, fd)
 		}
+		time.AfterFunc(400*time.Millisecond, func() {
+			sysfd.CloseAll(fill)
+			fmt.Printf("{\"Event\":\"emptied\",\"PID\":%d}\n", os.Getpid())
+		})
 	}
 }
 
