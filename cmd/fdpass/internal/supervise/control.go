@@ -36,8 +36,11 @@ type Answer struct {
 	Version string  `json:"version,omitempty"` // of the replacement
 }
 
-// most is more than any request has.
-const most = 4096
+// most is more than any request has, mostOfAnswer than any answer.
+const (
+	most         = 4096
+	mostOfAnswer = 4 << 20
+)
 
 var whom = credentials.AnyOf(credentials.SameUser(), credentials.Root())
 
@@ -157,24 +160,60 @@ func dial(ctx context.Context, address string) (net.Conn, error) {
 }
 
 // Ask sends a request over c, which it borrows, and waits for the answer or ctx. An answer that is an
-// error is one.
+// error is one. Its texts can be shown on a terminal: root asks services of users that it does not trust.
 func Ask(ctx context.Context, c net.Conn, r Request) (*Answer, error) {
 	stop := context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	err := json.NewEncoder(c).Encode(r)
 	var a Answer
+	limited := &io.LimitedReader{R: c, N: mostOfAnswer}
 	if err == nil {
-		err = json.NewDecoder(c).Decode(&a)
+		err = json.NewDecoder(limited).Decode(&a)
 	}
+	a.clean()
 	switch {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
 		return nil, errors.New("it ended, or was replaced, before it answered")
+	case err != nil && limited.N == 0:
+		return nil, errors.Errorf("its answer is longer than %d bytes", mostOfAnswer)
 	case err != nil:
-		return nil, err
+		return nil, errors.WithMessage(err, "its answer")
 	case a.Error != "":
 		return nil, errors.New(a.Error)
+	case r.Do == "status" && a.Status == nil:
+		return nil, errors.New("its answer has no status")
 	}
 	return &a, nil
+}
+
+// clean makes texts for a terminal of all that the other side says.
+func (a *Answer) clean() {
+	texts := []*string{&a.Error, &a.Version}
+	if s := a.Status; s != nil {
+		texts = append(texts, &s.Name, &s.Version)
+		for i := range s.Sockets {
+			k := &s.Sockets[i]
+			texts = append(texts, &k.Name, &k.Address, &k.Bound)
+		}
+		for i := range s.Generations {
+			g := &s.Generations[i]
+			texts = append(texts, (*string)(&g.State), &g.Says, &g.Failure)
+		}
+	}
+	for _, text := range texts {
+		*text = printable(*text)
+	}
+}
+
+// printable is one line for a terminal, from a program that we do not trust with it.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune { // which makes valid UTF-8 of it
+
+		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
+			return -1
+		}
+		return r
+	}, s)
 }

@@ -144,14 +144,3 @@ func (r *relay) text() []byte {
 	defer r.tail.Unlock()
 	return bytes.Clone(r.tail.text)
 }
-
-// printable is one line for a terminal, from a program that we do not trust with it.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune { // which makes valid UTF-8 of it
-
-		if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
-			return -1
-		}
-		return r
-	}, s)
-}
