@@ -70,7 +70,6 @@ var protections = []protection{
 	{"handoff-file", "handoff/socket.go", `lerr != nil || info.Mode().Type() != os.ModeSocket`, `lerr != nil && info == nil`, "./handoff", "TestListenLeavesFiles"},
 	{"handoff-fresh", "handoff/socket.go", `filepath.Join(filepath.Dir(address), "."+rand.Text()[:8])`, `address + ".new"; _, _ = rand.Text(), filepath.Dir`, "./handoff", "TestStrangerBesideStalePath"},
 	{"handoff-face", "handoff/socket.go", `_ = sysfd.Control(l.ln, func(fd int) error { return syscall.Listen(fd, math.MaxUint16) })`, `_, _, _ = sysfd.Control, syscall.Listen, math.MaxUint16`, "./handoff", "TestServiceUnixOwner"},
-	{"handoff-one", "handoff/service.go", `if !s.taking.CompareAndSwap(false, true) {`, `if s.taking.Store(true); false {`, "./handoff", "TestUpgradeFromManyPlaces"},
 
 	{"systemd-barrier", "systemd/listener.go", ` || isBarrier(n) {`, ` {`, "./systemd", "TestBarrier$"},
 	{"systemd-drop", "systemd/listener.go", `case errors.Is(err, scm.ErrTruncated), errors.Is(err, scm.ErrMalformed):`, `case false:`, "./systemd", "TestListenNotifyHostile"},
