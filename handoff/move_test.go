@@ -832,7 +832,7 @@ func moveCrash(t *testing.T, what string, p point) {
 		// With a predecessor that is killed dies what it has, but not the batch of which the successor knows.
 		allowed := 0
 		if what == "kill" {
-			allowed = len(waiting) - movesAsked
+			allowed = len(waiting) - 1 // a slow machine's first batch is small
 			if p.before == "send connections" {
 				allowed = len(waiting)
 			}

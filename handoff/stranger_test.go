@@ -265,7 +265,10 @@ func TestStrangerAtPaths(t *testing.T) {
 	first.await("end")
 	_ = syscall.Kill(next.PID, syscall.SIGKILL)
 	testutil.Eventually(t, "the path is nobody's", func() bool {
-		_, err := net.Dial("unixpacket", c.Socket)
+		c, err := net.Dial("unixpacket", c.Socket)
+		if err == nil {
+			c.Close()
+		}
 		return errors.Is(err, syscall.ECONNREFUSED)
 	})
 	again := launch(t, c).await("ready") // it replaces both paths
