@@ -144,8 +144,8 @@ func BenchmarkMoveLive(b *testing.B) {
 		slices.Sort(took)
 		return took[len(took)-1], took[len(took)*999/1000]
 	}
-	const window = 3 * time.Second
-	look(window) // all have asked once
+	const window = time.Second
+	look(2 * window) // all have asked once
 	var steadyWorst, steadyLate, worst, late time.Duration
 	for b.Loop() {
 		w, l := look(window)
