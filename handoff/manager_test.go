@@ -382,10 +382,10 @@ func (s *supervised) must(pid int, variable, value string) systemd.State {
 	return state
 }
 
-func (s *supervised) number(state systemd.State, variable string) int {
+func (s *supervised) number(state systemd.State, variable string) int64 {
 	s.t.Helper()
 	value, _ := state.Get(variable)
-	n, err := strconv.Atoi(value)
+	n, err := strconv.ParseInt(value, 10, 64)
 	if err != nil {
 		s.t.Errorf("%s in %q: %v", variable, state, err)
 	}
@@ -534,7 +534,7 @@ func TestServiceWatchdog(t *testing.T) {
 		_ = syscall.Kill(p, syscall.SIGHUP)
 		s.must(p, "RELOADING", "1")
 		_, state := s.hear()
-		next := s.number(state, "MAINPID")
+		next := int(s.number(state, "MAINPID"))
 		s.must(next, "READY", "1")
 		s.fed(next)
 		p = next
@@ -557,7 +557,7 @@ func TestServiceManagerHangs(t *testing.T) {
 	s.must(p, "READY", "1")
 	s.must(p, "RELOADING", "1")
 	_, state := s.hear()
-	s.must(s.number(state, "MAINPID"), "READY", "1")
+	s.must(int(s.number(state, "MAINPID")), "READY", "1")
 }
 
 // A program that cannot even be started is a reload that has ended.
