@@ -211,7 +211,7 @@ func TestReplaceRefused(t *testing.T) {
 			t.Errorf("%q: %s", c.text, s.states())
 		}
 	}
-	s.until("no descriptor is left behind", func() bool { return len(fds(t, pid)) == count })
+	s.until("no descriptor is left behind", func() bool { return len(fds(t, pid)) <= count })
 	// And then a good one.
 	copyOf(t, binary(t), path)
 	if out, code := s.fdpass("restart", "--self"); code != 0 {
