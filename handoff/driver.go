@@ -84,7 +84,7 @@ func newDriver(c *scm.Conn, role string) *driver {
 	return &driver{
 		role:     role,
 		channel:  newChannel(c),
-		frames:   make(chan arrival),
+		frames:   make(chan arrival, readAhead),
 		requests: make(chan request),
 		over:     make(chan struct{}),
 		done:     make(chan struct{}),
@@ -133,10 +133,26 @@ func (d *driver) run() {
 	_ = d.channel.conn.Close()
 	<-reading
 	<-waiting
+	d.drop()
 	d.channel.close()
 	_ = d.peer.Close()
 	close(d.done)
 }
+
+// drop closes what was read ahead.
+func (d *driver) drop() {
+	for {
+		select {
+		case a := <-d.frames:
+			_ = a.frame.files.Close()
+		default:
+			return
+		}
+	}
+}
+
+// readAhead is how many frames may be read while one is handled.
+const readAhead = 4
 
 // readAll reports frames until the end. Told by a deadline in the past, it reports whether the
 // channel is empty: after a SIGSTOP and SIGCONT a timer may be seen before what has long been

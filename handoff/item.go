@@ -47,21 +47,23 @@ type Item struct {
 	index int
 }
 
-// append appends the item's records, without its descriptor.
+// append appends the item's record, without its descriptor.
 func (it *Item) append(b []byte) []byte {
-	var r []byte
-	r = appendString(r, tagName, it.Name)
-	r = appendBytes(r, tagKind, []byte{byte(it.Kind)})
+	begin := len(b)
+	b = appendBytes(b, tagItem, nil)
+	b = appendString(b, tagName, it.Name)
+	b = appendBytes(b, tagKind, []byte{byte(it.Kind)})
 	if it.Backlog != 0 {
-		r = appendUint32(r, tagBacklog, uint32(it.Backlog))
+		b = appendUint32(b, tagBacklog, uint32(it.Backlog))
 	}
 	if len(it.Meta) > 0 {
-		r = appendBytes(r, tagMeta, it.Meta)
+		b = appendBytes(b, tagMeta, it.Meta)
 	}
 	if len(it.Unread) > 0 {
-		r = appendBytes(r, tagUnread, it.Unread)
+		b = appendBytes(b, tagUnread, it.Unread)
 	}
-	return appendBytes(b, tagItem, r)
+	setLength(b[begin:])
+	return b
 }
 
 // parseItem reads an item's records.

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net/http"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/pkg/errors"
@@ -181,12 +182,14 @@ func (m *mover) move(batch []*conn) (err error) {
 		items[i] = Item{Name: c.listener.name, Kind: Connection, Conn: c.stream}
 	}
 	at("predecessor", "send connections")
+	var frame []byte
+	var files []syscall.Conn
 	for len(items) > 0 {
-		n, payload, files := nextItems(items)
-		if err := m.conn.Send(newFrame(frameItems, n, payload), files...); err != nil {
+		frame, files = nextItems(items, frame, files)
+		if err := m.conn.Send(frame, files...); err != nil {
 			return err
 		}
-		items = items[n:]
+		items = items[len(files):]
 	}
 	for acked := 0; acked < m.moved+len(batch); {
 		f, err := m.receive(m.limit)

@@ -10,6 +10,7 @@ import (
 	"github.com/pkg/errors"
 
 	"github.com/fdkit/fdkit/credentials"
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/scm"
 )
 
@@ -293,9 +294,10 @@ func (p *offering) pause() error {
 	return nil
 }
 
-// unacknowledged is how many items may be on their way: for an ordinary user the kernel bounds the
-// descriptors in flight, and the other side's table may be small.
-const unacknowledged = 2 * itemsPerFrame
+// unacknowledged is how many items may be on their way. The other side is never idle for want of items, and leaves
+// to the user's other processes half of the descriptors that may be in flight: the kernel counts them for an
+// ordinary user, and its bound is this process's RLIMIT_NOFILE.
+func unacknowledged() int { return max(itemsPerFrame, int(min(8*itemsPerFrame, sysfd.Limit()/2))) }
 
 // offer sends the count first, so that the successor can grow its table once, and then the items.
 func (p *offering) offer() error {
@@ -310,13 +312,15 @@ func (p *offering) offer() error {
 // acknowledgements count from the beginning of the handoff, in which before were sent earlier.
 func (p *offering) sendItems(items []Item, before int) error {
 	conn := p.driver.channel.conn
-	count := len(items)
+	count, window := len(items), unacknowledged()
+	var frame []byte
+	var files []syscall.Conn
 	for sent, acked := 0, 0; acked < count; {
-		if sent < count && sent-acked < unacknowledged {
-			n, payload, files := nextItems(items[sent:])
-			err := conn.Send(newFrame(frameItems, len(files), payload), files...)
+		if sent < count && sent-acked < window {
+			frame, files = nextItems(items[sent:], frame, files)
+			err := conn.Send(frame, files...)
 			if err == nil {
-				sent += n
+				sent += len(files)
 				continue
 			}
 			if !errors.Is(err, scm.ErrInFlight) || sent == acked {
@@ -339,15 +343,17 @@ func (p *offering) sendItems(items []Item, before int) error {
 	return nil
 }
 
-// nextItems makes the payload of one frame.
-func nextItems(items []Item) (n int, payload []byte, files []syscall.Conn) {
-	for _, it := range items {
-		b := it.append(payload)
-		if n > 0 && len(b) > maxPayload || n == itemsPerFrame {
+// nextItems makes the frame of as many items as fit, and returns it with their files. Both are in the
+// room of those that are passed in, if that is enough.
+func nextItems(items []Item, frame []byte, files []syscall.Conn) ([]byte, []syscall.Conn) {
+	frame, files = append(frame[:0], make([]byte, frameHeader)...), files[:0]
+	for _, it := range items[:min(len(items), itemsPerFrame)] {
+		b := it.append(frame)
+		if len(files) > 0 && len(b) > frameHeader+maxPayload {
 			break
 		}
-		payload, files = b, append(files, it.Conn)
-		n++
+		frame, files = b, append(files, it.Conn)
 	}
-	return n, payload, files
+	seal(frame, frameItems, len(files))
+	return frame, files
 }

@@ -49,6 +49,7 @@ type Takeover struct {
 
 	count    int // announced; -1 before the manifest
 	received int
+	names    map[string]bool
 	late     []Item
 	state    []byte
 	complete bool // the state is: the commit came
@@ -79,7 +80,7 @@ func Take(ctx context.Context, c *scm.Conn, w Wish) (*Takeover, error) {
 	m := &successor{force: w.Force}
 	d := newDriver(c, "successor")
 	t := &Takeover{
-		driver: d, machine: m, deadlines: wait, name: w.Name, progress: w.Progress, count: -1,
+		driver: d, machine: m, deadlines: wait, name: w.Name, progress: w.Progress, count: -1, names: map[string]bool{},
 		adopted: make(chan struct{}), owned: make(chan struct{}),
 	}
 	d.machine, d.peer, d.side = m, peer, t
@@ -256,6 +257,7 @@ func (t *Takeover) content(f *frame) (err error) {
 			return errors.WithMessage(ErrProtocol, "a second manifest")
 		}
 		if t.count, err = countOf(f.payload); err == nil {
+			t.Items = make([]Item, 0, t.count)
 			err = sysfd.Grow(t.count)
 		}
 	case frameItems:
@@ -266,9 +268,6 @@ func (t *Takeover) content(f *frame) (err error) {
 		}
 		if len(t.Items) != t.count {
 			return errors.WithMessagef(ErrProtocol, "%d items came, %d were announced", len(t.Items), t.count)
-		}
-		if err := t.verify(); err != nil {
-			return err
 		}
 		go t.driver.through(stepOffer, nil)
 	case frameState:
@@ -305,7 +304,10 @@ func (t *Takeover) receiveItems(f *frame) error {
 	}
 	files := f.files // a copy that shares what is taken
 	index := 0
-	var late []Item
+	to := &t.Items
+	if t.machine.at == stepReady {
+		to = &t.late
+	}
 	err := records(f.payload, func(tag tag, v []byte) error {
 		if tag != tagItem {
 			return nil
@@ -322,12 +324,8 @@ func (t *Takeover) receiveItems(f *frame) error {
 		it.files, it.index = &files, index
 		index++
 		t.received++
-		if t.machine.at == stepReady {
-			late = append(late, it)
-		} else {
-			t.Items = append(t.Items, it)
-		}
-		return nil
+		*to = append(*to, it)
+		return t.verify(&(*to)[len(*to)-1])
 	})
 	if err == nil && index != files.Len() {
 		err = errors.WithMessagef(ErrProtocol, "%d descriptors for %d items", files.Len(), index)
@@ -335,12 +333,6 @@ func (t *Takeover) receiveItems(f *frame) error {
 	if err != nil {
 		return err
 	}
-	for i := range late {
-		if err := late[i].verify(); err != nil {
-			return err
-		}
-	}
-	t.late = append(t.late, late...)
 	f.files = scm.Files{} // they are the items' now
 	if t.progress != nil {
 		t.progress(t.received, max(t.count, t.received))
@@ -348,22 +340,15 @@ func (t *Takeover) receiveItems(f *frame) error {
 	return t.driver.sendFrame(frameAck, appendUint32(nil, tagCount, uint32(t.received)))
 }
 
-// verify checks what arrived.
-func (t *Takeover) verify() error {
-	names := map[string]bool{}
-	for i := range t.Items {
-		it := &t.Items[i]
-		if it.Kind != Connection {
-			if names[it.Name] {
-				return errors.WithMessagef(ErrItem, "two items are called %q", it.Name)
-			}
-			names[it.Name] = true
+// verify checks an item that arrived, while the next ones are on their way.
+func (t *Takeover) verify(it *Item) error {
+	if it.Kind != Connection && t.machine.at == stepOffer {
+		if t.names[it.Name] {
+			return errors.WithMessagef(ErrItem, "two items are called %q", it.Name)
 		}
-		if err := it.verify(); err != nil {
-			return err
-		}
+		t.names[it.Name] = true
 	}
-	return nil
+	return it.verify()
 }
 
 // perform runs in the driver's goroutine.

@@ -88,11 +88,16 @@ var errWire = errors.WithMessage(ErrProtocol, "malformed frame")
 
 // newFrame makes a frame.
 func newFrame(t frameType, nfds int, payload []byte) []byte {
-	b := make([]byte, 0, frameHeader+len(payload))
-	b = append(b, byte(t), 0)
-	b = binary.BigEndian.AppendUint16(b, uint16(nfds))
-	b = binary.BigEndian.AppendUint32(b, uint32(len(payload)))
-	return append(b, payload...)
+	b := append(make([]byte, frameHeader, frameHeader+len(payload)), payload...)
+	seal(b, t, nfds)
+	return b
+}
+
+// seal writes the header of a frame into the room for it, before the payload.
+func seal(b []byte, t frameType, nfds int) {
+	b[0], b[1] = byte(t), 0
+	binary.BigEndian.PutUint16(b[2:], uint16(nfds))
+	binary.BigEndian.PutUint32(b[4:], uint32(len(b)-frameHeader))
 }
 
 // parseHeader returns what a frame's header says. b has frameHeader bytes.
@@ -116,6 +121,9 @@ func appendString(b []byte, t tag, v string) []byte {
 	b = binary.BigEndian.AppendUint32(b, uint32(len(v)))
 	return append(b, v...)
 }
+
+// setLength makes a record that was appended with no value as long as b, which begins with it.
+func setLength(b []byte) { binary.BigEndian.PutUint32(b[2:], uint32(len(b)-6)) }
 
 func appendUint32(b []byte, t tag, v uint32) []byte {
 	return appendBytes(b, t, binary.BigEndian.AppendUint32(nil, v))
