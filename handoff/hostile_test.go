@@ -5,6 +5,7 @@ package handoff
 import (
 	"context"
 	"errors"
+	"os"
 	"testing"
 	"time"
 
@@ -107,7 +108,7 @@ func TestEarlySuccessor(t *testing.T) {
 	}
 }
 
-// One that never stops talking does not postpone a deadline.
+// One that never stops talking does not postpone a deadline, and what was read of it then is closed.
 func TestFlood(t *testing.T) {
 	testutil.NoLeaks(t)
 	p, s := pair(t, socketpair.SeqPacket)
@@ -116,7 +117,7 @@ func TestFlood(t *testing.T) {
 		defer close(done)
 		ch := liar(t, p, 1)
 		defer ch.close()
-		for p.Send(newFrame(200, 0, nil)) == nil {
+		for p.Send(newFrame(200, 1, nil), os.Stdin) == nil {
 		}
 	}()
 	ended := make(chan error, 1)
