@@ -18,6 +18,7 @@ import (
 	"runtime"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -268,6 +269,13 @@ func launchBy(t testing.TB, cmd *exec.Cmd, start func() error) *running {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var pipe string
+	if err := sysfd.Control(out.(*os.File), func(fd int) (err error) {
+		pipe, err = os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd))
+		return err
+	}); err != nil {
+		t.Fatal(err)
+	}
 	if err := start(); err != nil {
 		t.Fatal(err)
 	}
@@ -287,9 +295,24 @@ func launchBy(t testing.TB, cmd *exec.Cmd, start func() error) *running {
 	}()
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill()
+		if t.Failed() {
+			killWriters(pipe)
+		}
 		<-r.ended
 	})
 	return r
+}
+
+// killWriters kills whose standard output is a pipe of ours: the successors that a test leaves when it fails.
+func killWriters(pipe string) {
+	links, _ := filepath.Glob("/proc/[0-9]*/fd/1")
+	for _, link := range links {
+		if to, err := os.Readlink(link); err == nil && to == pipe {
+			if pid, err := strconv.Atoi(strings.Split(link, "/")[2]); err == nil {
+				_ = syscall.Kill(pid, syscall.SIGKILL)
+			}
+		}
+	}
 }
 
 // await returns the first line with one of the events, of any process that writes there.
