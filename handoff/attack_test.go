@@ -191,7 +191,7 @@ var predecessors = map[string]attack{
 	"a UDP socket as a listener":         {offers(1, Listener, socketOf(unix.AF_INET, unix.SOCK_DGRAM)), []error{ErrItem}, ""},
 	"a TCP socket as a packet conn":      {offers(1, PacketConn, socketOf(unix.AF_INET, unix.SOCK_STREAM)), []error{ErrItem}, ""},
 	"a TCP listener that was shut down":  {offers(1, Listener, shutDown("tcp", "127.0.0.1:0")), []error{ErrItem}, ""},
-	"a Unix listener that was shut down": {offers(1, Listener, shutDown("unix", "@fdkit-shut-down")), []error{ErrItem}, "shut down"},
+	"a Unix listener that was shut down": {offers(1, Listener, shutDown("unix", fmt.Sprint("@fdkit-shut-down-", os.Getpid()))), []error{ErrItem}, "shut down"},
 	"nothing but the first item":         {asPredecessor(func(a *attacker) { a.send(frameManifest, appendUint32(nil, tagCount, 1)); a.wait() }), hung, ""},
 	"unknown frames with descriptors":    {asPredecessor(func(a *attacker) { a.send(200, nil, 1, 1, 1); a.send(0, nil, 1); a.wait() }), hung, ""},
 }
