@@ -43,6 +43,10 @@ func Build(t testing.TB, pkg string) string {
 }
 
 func build(pkg string) (string, error) {
+	path := filepath.Join(os.Getenv(builtVariable), filepath.Base(pkg))
+	if _, err := os.Stat(path); err == nil && os.Getenv(builtVariable) != "" {
+		return path, nil
+	}
 	if built.dir == "" {
 		dir, err := os.MkdirTemp("", "fdkit-build-")
 		if err != nil {
@@ -53,7 +57,7 @@ func build(pkg string) (string, error) {
 			return "", err
 		}
 	}
-	path := filepath.Join(built.dir, filepath.Base(pkg))
+	path = filepath.Join(built.dir, filepath.Base(pkg))
 	args := []string{"build", "-o", path}
 	if Race {
 		args = append(args, "-race")
@@ -61,6 +65,15 @@ func build(pkg string) (string, error) {
 	cmd := exec.Command("go", append(args, pkg)...)
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	return path, cmd.Run()
+}
+
+// builtVariable names, in the environment of tests that run once more, the folder of what is built already.
+const builtVariable = "FDKIT_TEST_BUILT"
+
+func builtDir() string {
+	built.Lock()
+	defer built.Unlock()
+	return built.dir
 }
 
 func removeBuilt() {
