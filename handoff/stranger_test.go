@@ -138,124 +138,19 @@ func TestServiceAndStranger(t *testing.T) {
 	_ = syscall.Kill(next.PID, syscall.SIGTERM)
 }
 
-// trespass is a process of another user that tries everything that one can try at a path, and says what
-// worked. Its arguments are the folder and the names in it.
-var trespass = testutil.NewHelper("trespass", func(args []string) error {
-	dir, names := args[0], args[1:]
-	try := func(what string, f func() error) {
-		if f() == nil {
-			fmt.Println(what)
-		}
-	}
-	own := filepath.Join(os.TempDir(), fmt.Sprint("fdkit-trespass-", os.Getpid()))
-	defer os.Remove(own)
-	for _, name := range names {
-		path := filepath.Join(dir, name)
-		for _, network := range []string{"unix", "unixpacket", "unixgram"} {
-			try("connect "+name, func() error {
-				c, err := net.Dial(network, path)
-				if err == nil {
-					c.Close()
-				}
-				return err
-			})
-		}
-		try("open "+name, func() error {
-			f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o666)
-			if err == nil {
-				f.Close()
-			}
-			return err
-		})
-		try("bind "+name, func() error {
-			ln, err := net.Listen("unix", path)
-			if err == nil {
-				ln.(*net.UnixListener).SetUnlinkOnClose(false)
-				ln.Close()
-			}
-			return err
-		})
-		try("unlink "+name, func() error { return os.Remove(path) })
-		try("rename "+name, func() error { return os.Rename(path, path+".gone") })
-		try("symlink "+name, func() error { return os.Symlink(nowhere, path) })
-		try("replace "+name, func() error {
-			if err := os.Symlink(nowhere, own); err != nil {
-				return err
-			}
-			return os.Rename(own, path)
-		})
-		try("chmod "+name, func() error { return os.Chmod(path, 0o777) })
-	}
-	// Anybody who can read a folder can lock it, and keeps it locked until this process is let go.
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	try("lock the folder", func() error { return flock(f) })
-	fmt.Println("done")
-	_, err = io.Copy(io.Discard, os.Stdin)
-	return err
-})
-
-// nowhere is what the stranger's links point to: a test that runs as root and follows one by mistake does no harm.
-const nowhere = "/nonexistent/fdkit"
-
-// trespassIn runs the helper and returns what worked. The helper has its lock until the test ends.
-func trespassIn(t *testing.T, dir string, names ...string) (worked []string) {
-	t.Helper()
-	cmd := trespass.CommandAs(t, 4200, 4200, nil, append([]string{dir}, names...)...)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
-	lines := bufio.NewScanner(out)
-	for lines.Scan() && lines.Text() != "done" {
-		worked = append(worked, lines.Text())
-	}
-	if lines.Text() != "done" {
-		t.Fatal("the helper did not finish")
-	}
-	return worked
-}
-
-// publicDir makes a folder that every user can reach.
-func publicDir(t *testing.T, mode os.FileMode) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "fdkit-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	if err := os.Chmod(dir, mode); err != nil {
-		t.Fatal(err)
-	}
-	return dir
-}
+// trespass is a process of another user that tries everything that one can try at a path.
+var trespass = testutil.NewHelper("trespass", testutil.Trespass)
 
 // In a folder of the service's own a stranger can do nothing to its paths, and the service goes on, hands over
 // and starts again while the stranger has the folder locked.
 func TestStrangerAtPaths(t *testing.T) {
 	testutil.NeedRoot(t)
 	c := config(t)
-	dir := publicDir(t, 0o755)
+	dir := testutil.PublicDir(t, 0o755)
 	c.Socket, c.Unix = filepath.Join(dir, "control"), filepath.Join(dir, "web")
 	first := launch(t, c)
 	ready := first.await("ready")
-	worked := trespassIn(t, dir, "control", "control.lock", "control.new", "web", "web.new")
+	worked := trespass.TrespassIn(t, dir, "control", "control.lock", "control.new", "web", "web.new")
 	if !slices.Equal(worked, []string{"lock the folder"}) {
 		t.Errorf("a stranger could %q", worked)
 	}
@@ -297,7 +192,7 @@ var listensAt = testutil.NewHelper("listens-at", func(args []string) error {
 // puts beside it.
 func TestStrangerBesideStalePath(t *testing.T) {
 	testutil.NeedRoot(t)
-	dir := publicDir(t, 0o777|os.ModeSticky)
+	dir := testutil.PublicDir(t, 0o777|os.ModeSticky)
 	path := filepath.Join(dir, "web")
 	stale, err := net.Listen("unix", path)
 	if err != nil {
@@ -308,7 +203,7 @@ func TestStrangerBesideStalePath(t *testing.T) {
 	if err := os.Chown(path, 4242, 4242); err != nil {
 		t.Fatal(err)
 	}
-	worked := trespassIn(t, dir, "web", "web.new") // he leaves what he could make
+	worked := trespass.TrespassIn(t, dir, "web", "web.new") // he leaves what he could make
 	for _, w := range worked {
 		if strings.HasSuffix(w, " web") {
 			t.Errorf("a stranger could %s", w)
@@ -344,7 +239,7 @@ func TestStrangerBesideStalePath(t *testing.T) {
 	if said != "listens\n" {
 		t.Errorf("it says %q", said)
 	}
-	if worked := trespassIn(t, dir, "web"); slices.ContainsFunc(worked, func(w string) bool { return w != "lock the folder" && w != "" }) {
+	if worked := trespass.TrespassIn(t, dir, "web"); slices.ContainsFunc(worked, func(w string) bool { return w != "lock the folder" && w != "" }) {
 		t.Errorf("a stranger could %q", worked)
 	}
 	conn, err := net.Dial("unix", path)
@@ -373,7 +268,7 @@ func TestStartRefusesFolder(t *testing.T) {
 	for _, mode := range []os.FileMode{0o777, 0o777 | os.ModeSticky, 0o702} {
 		t.Run(mode.String(), func(t *testing.T) {
 			testutil.NoLeaks(t)
-			dir := publicDir(t, mode)
+			dir := testutil.PublicDir(t, mode)
 			if err := start(Options{Socket: filepath.Join(dir, "control")}); !errors.Is(err, fs.ErrPermission) {
 				t.Errorf("start: %v", err)
 			}
@@ -385,7 +280,7 @@ func TestStartRefusesFolder(t *testing.T) {
 	t.Run("another user's", func(t *testing.T) {
 		testutil.NeedRoot(t)
 		testutil.NoLeaks(t)
-		dir := publicDir(t, 0o755)
+		dir := testutil.PublicDir(t, 0o755)
 		if err := os.Chown(dir, 4200, 4200); err != nil {
 			t.Fatal(err)
 		}
