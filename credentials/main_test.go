@@ -232,16 +232,24 @@ func as(t testing.TB, other bool) (cmd *exec.Cmd, cred credentials.Cred) {
 	return peer.Command(t), credentials.Cred{UID: self.UID, GID: self.GID}
 }
 
-// isolate puts a command into new namespaces, for an ordinary user in a user namespace as well, in
+// isolate puts a command into new namespaces, for whoever may not do that in a user namespace as well, in
 // which he is root.
 func isolate(cmd *exec.Cmd, flags uintptr) *exec.Cmd {
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: flags}
-	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 {
+	if uid, gid := os.Geteuid(), os.Getegid(); uid != 0 || flags != unix.CLONE_NEWUSER && !isSysAdmin() {
 		cmd.SysProcAttr.Cloneflags |= unix.CLONE_NEWUSER
 		cmd.SysProcAttr.UidMappings = []syscall.SysProcIDMap{{HostID: uid, Size: 1}}
 		cmd.SysProcAttr.GidMappings = []syscall.SysProcIDMap{{HostID: gid, Size: 1}}
 	}
 	return cmd
+}
+
+// isSysAdmin reports whether this process has CAP_SYS_ADMIN. Root of a container may not.
+func isSysAdmin() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	err := unix.Capget(&header, &data[0])
+	return err == nil && data[0].Effective&(1<<unix.CAP_SYS_ADMIN) != 0
 }
 
 // namespaces is whether this machine lets us make them; a container may not.

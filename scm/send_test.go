@@ -469,6 +469,10 @@ func TestSendCutOff(t *testing.T) {
 
 // The limit of descriptors in flight counts per user and binds those without privileges.
 var inFlight = testutil.NewHelper("in flight", func(args []string) error {
+	ofRoot := len(args) > 1
+	if ofRoot && os.Geteuid() != 0 {
+		return errors.New("not root")
+	}
 	const limit = 64
 	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: limit, Max: limit}); err != nil {
 		return err
@@ -487,6 +491,9 @@ var inFlight = testutil.NewHelper("in flight", func(args []string) error {
 	}
 	if err := a.SendFDs([]byte("y"), nil); err != nil {
 		return fmt.Errorf("without descriptors: %v", err)
+	}
+	if ofRoot {
+		return nil // what else root has in flight on this machine, nobody knows
 	}
 	for range 10 {
 		m, err := b.Receive(make([]byte, 1), 1)

@@ -39,9 +39,9 @@ func Notify(ctx context.Context, states ...State) (bool, error) {
 }
 
 // NotifyFor is [Notify] in the name of another process: sd_pid_notify(3). A helper tells the manager what
-// its parent, the service, does. Without the privilege to do so, CAP_SYS_ADMIN in the user namespace,
-// and on systems that do not know it, the message is in the name of this process, and the
-// manager may not believe it.
+// its parent, the service, does. Without the privilege to do so, CAP_SYS_ADMIN in the user namespace that
+// owns the pid namespace, which root of a container may not have, and on systems that do not know it, the
+// message is in the name of this process, and the manager may not believe it.
 func NotifyFor(ctx context.Context, pid int, states ...State) (bool, error) {
 	sent, err := withManager(ctx, func(c *net.UnixConn) error {
 		p, err := join(states)

@@ -742,6 +742,9 @@ func TestPID1(t *testing.T) {
 	t.Parallel()
 	testutil.NeedRoot(t)
 	unshare := testutil.NeedProgram(t, "unshare")
+	if out, err := exec.Command(unshare, "--pid", "--fork", "--mount-proc", "true").CombinedOutput(); err != nil {
+		t.Skipf("no pid namespace for this root: %v: %s", err, out)
+	}
 	s := serveProgram(t, "orphan ready", "--ready", "notify") // only for its arguments
 	s.await("1 live")
 	inner := newService(t)
