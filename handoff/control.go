@@ -40,10 +40,21 @@ func (s *Service) findByPath(ctx context.Context) error {
 	defer cancel()
 	again := time.NewTicker(10 * time.Millisecond)
 	defer again.Stop()
+	var silent time.Time // since when whoever serves there closes without a word
 	for {
 		retry, err := s.tryPath(ctx)
 		if !retry {
 			return err
+		}
+		switch {
+		case !errors.Is(err, errSilent):
+			silent = time.Time{}
+			again.Reset(10 * time.Millisecond)
+		case silent.IsZero():
+			silent = time.Now()
+			again.Reset(100 * time.Millisecond) // each is an event there
+		case time.Since(silent) > 2*deathNotice: // one that dies does not accept for so long
+			return because(ErrKept, err)
 		}
 		select {
 		case <-again.C: // a lock that another process holds has no event
@@ -71,6 +82,27 @@ func checkFolder(dir string, anyOwner bool) error {
 	return nil
 }
 
+// silentError is that of a process that has accepted and closed, and has said nothing. If it goes on like that, it
+// does not permit us, or we would not permit it.
+type silentError struct{ denied error }
+
+// errSilent is what every silentError matches.
+var errSilent = errors.New("it closes the connection without a word, as it does with everybody whom its policy refuses")
+
+func (e *silentError) Error() string {
+	if e.denied != nil {
+		return e.denied.Error()
+	}
+	return errSilent.Error()
+}
+
+func (e *silentError) Unwrap() []error {
+	if e.denied != nil {
+		return []error{errSilent, e.denied}
+	}
+	return []error{errSilent, credentials.ErrDenied}
+}
+
 func (s *Service) tryPath(ctx context.Context) (retry bool, err error) {
 	var dialer net.Dialer
 	conn, err := dialer.DialContext(ctx, "unixpacket", s.options.Socket)
@@ -80,9 +112,13 @@ func (s *Service) tryPath(ctx context.Context) (retry bool, err error) {
 			_ = conn.Close()
 			return false, err
 		}
+		denied := policyOr(s.options.Policy).Check(c) // takeFrom takes c over
 		err = s.takeFrom(ctx, c)
-		// One that has not said who it is may be dying: the lock tells.
-		return errors.Is(err, ErrPredecessorGone) || errors.Is(err, credentials.ErrPeerGone), err
+		if errors.Is(err, credentials.ErrPeerGone) {
+			// One that has not said who it is may be dying: the lock tells.
+			return true, &silentError{denied}
+		}
+		return errors.Is(err, ErrPredecessorGone), err
 	}
 	if !errors.Is(err, syscall.ENOENT) && !errors.Is(err, syscall.ECONNREFUSED) && !errors.Is(err, syscall.EAGAIN) {
 		return false, errors.WithMessage(err, "handoff: look for a predecessor")

@@ -91,7 +91,8 @@ const (
 // variables of the environment, for the sake of children.
 //
 // After an error the program should end: [ErrKept] and [ErrPredecessorHung] mean that another process
-// has the service.
+// has the service. ErrKept matches credentials.ErrDenied as well if that process does not permit this one, or
+// this one not that: a user who has no number in the user namespace of the other side is nobody there.
 func Start(ctx context.Context, o Options) (*Service, error) {
 	o, err := o.withDefaults()
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -68,7 +69,7 @@ var aService = testutil.NewHelper("service", func([]string) error {
 		Final: func(context.Context) (Final, error) {
 			return Final{State: fmt.Appendf(nil, "state of %d", os.Getpid())}, nil
 		},
-		Deadlines: c.Deadlines,
+		Deadlines: c.Deadlines, Policy: c.policy(),
 		Events: func(e Event) {
 			l := line{Event: string(e.Kind), Name: e.Name}
 			if e.Err != nil {
@@ -78,6 +79,7 @@ var aService = testutil.NewHelper("service", func([]string) error {
 		},
 	})
 	if err != nil {
+		tell(line{Event: "refused", Name: sentinelsOf(err), Error: err.Error()})
 		return err
 	}
 	ln, err := svc.Listen("tcp", c.TCP)
@@ -175,6 +177,7 @@ type serviceConfig struct {
 	Log             bool          // to standard error
 	Extra           string        // a Unix path and a UDP address with a comma between: sockets that only some generations want
 	Slow            time.Duration // how long /slow goes on when the generation stops
+	Users           []uint32      // Options.Policy, if there are any
 	Echo            string        // a UDP address at which every datagram is answered, for the soak
 	Strikes         string        // a file that tells of a strike, for the soak
 
@@ -182,6 +185,28 @@ type serviceConfig struct {
 	Role, Before, Do string
 	Step             step
 	Generation       uint64 // only of this one; 0 is any
+}
+
+func (c serviceConfig) policy() *credentials.Policy {
+	if len(c.Users) == 0 {
+		return nil
+	}
+	p := credentials.UID(c.Users...)
+	return &p
+}
+
+// sentinelsOf says which errors err matches that tell of a refusal.
+func sentinelsOf(err error) string {
+	var all []string
+	for name, s := range map[string]error{
+		"permission": fs.ErrPermission, "denied": credentials.ErrDenied, "no identity": credentials.ErrNoIdentity, "kept": ErrKept,
+	} {
+		if errors.Is(err, s) {
+			all = append(all, name)
+		}
+	}
+	slices.Sort(all)
+	return strings.Join(all, " ")
 }
 
 func (c serviceConfig) injectFault() {
