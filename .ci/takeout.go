@@ -66,7 +66,7 @@ var protections = []protection{
 	{"handoff-silent", "handoff/control.go", `if err := policyOr(s.options.Policy).Check(c); err != nil {`, `if err := error(nil); err != nil {`, "./handoff", "TestServiceAndStranger"},
 	{"handoff-mode", "handoff/control.go", `syscall.Fchmod(int(fd), 0o600)`, `syscall.Fchmod(int(fd), 0o666)`, "./handoff", "TestServiceAndStranger"},
 	{"handoff-folder", "handoff/control.go", `if info.Mode().Perm()&0o002 != 0 {`, `if false {`, "./handoff", "TestStartRefusesFolder"},
-	{"handoff-owner", "handoff/control.go", `if !anyOwner && owner != 0 && owner != int64(os.Geteuid()) {`, `if false {`, "./handoff", "TestStartRefusesFolder"},
+	{"handoff-owner", "handoff/control.go", `if !anyOwner && owner != 0 && (owner != int64(os.Geteuid()) || !known) {`, `if _ = known; false {`, "./handoff", "TestStartRefusesFolder"},
 	{"handoff-file", "handoff/socket.go", `lerr != nil || info.Mode().Type() != os.ModeSocket`, `lerr != nil && info == nil`, "./handoff", "TestListenLeavesFiles"},
 	{"handoff-fresh", "handoff/socket.go", `filepath.Join(filepath.Dir(address), "."+rand.Text()[:8])`, `address + ".new"; _, _ = rand.Text(), filepath.Dir`, "./handoff", "TestStrangerBesideStalePath"},
 	{"handoff-face", "handoff/socket.go", `_ = sysfd.Control(l.ln, func(fd int) error { return syscall.Listen(fd, math.MaxUint16) })`, `_, _, _ = sysfd.Control, syscall.Listen, math.MaxUint16`, "./handoff", "TestServiceUnixOwner"},

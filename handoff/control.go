@@ -76,7 +76,9 @@ func checkFolder(dir string, anyOwner bool) error {
 		return errors.WithMessagef(fs.ErrPermission, "handoff: everybody can write to %s: give the socket a folder of the service's own, such as /run/web", dir)
 	}
 	owner := int64(info.Sys().(*syscall.Stat_t).Uid)
-	if !anyOwner && owner != 0 && owner != int64(os.Geteuid()) {
+	// In a user namespace the number of everybody who has none there is nobody's, this process's neither.
+	known := credentials.Cred{PID: 1, UID: uint32(owner)}.Known()
+	if !anyOwner && owner != 0 && (owner != int64(os.Geteuid()) || !known) {
 		return errors.WithMessagef(fs.ErrPermission, "handoff: %s belongs to uid %d: give the socket a folder of the service's own, such as /run/web", dir, owner)
 	}
 	return nil

@@ -191,3 +191,17 @@ func TestServiceAcrossNamespaces(t *testing.T) {
 		})
 	}
 }
+
+// Everybody without a number in a user namespace has the same one there: a folder of that number is nobody's own.
+func TestStartRefusesFolderOfNobody(t *testing.T) {
+	testutil.NeedRoot(t)
+	cmd := elsewhereRoot(t)
+	cmd.SysProcAttr.Credential = nil // so it has no number itself
+	c := config(t)
+	dir := testutil.PublicDir(t, 0o755)
+	c.Socket, c.Unix = filepath.Join(dir, "control"), filepath.Join(dir, "web")
+	refused := launchBecome(t, c, cmd).await("refused")
+	if refused.Name != "permission" || !strings.Contains(refused.Error, "belongs to uid 65534") {
+		t.Errorf("refused with %q: %s", refused.Name, refused.Error)
+	}
+}
