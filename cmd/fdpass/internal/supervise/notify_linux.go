@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -98,7 +99,8 @@ func pollIn(fd uintptr) bool {
 
 // A notification is one message.
 type notification struct {
-	pid    int // of who wrote it, 0 if the kernel does not say
+	pid    int // of who wrote it, 0 if the kernel does not say, and of which user that is
+	uid    uint32
 	ready  bool
 	status *string
 	extend time.Duration
@@ -119,7 +121,7 @@ func (n *notifySocket) receive() (m notification, done func(), err error) {
 	}
 	m = parseNotification(message.Data)
 	if message.Sender != nil {
-		m.pid = message.Sender.PID
+		m.pid, m.uid = message.Sender.PID, message.Sender.UID
 	}
 	return m, done, nil
 }
@@ -151,25 +153,57 @@ func (n *notifySocket) close() {
 // number returns the descriptor's number, which stays the socket's.
 func (n *notifySocket) number() int { return number(n.conn) }
 
+// believes reports whether a message is of the generation that pid leads. One whose writer has ended already
+// cannot be judged by who that was: then it must be root's, this user's, or of a user that the program has
+// become. Knowing the socket's name is nothing, it is in /proc/net/unix.
+func believes(m *notification, leader int) bool {
+	if m.pid == 0 {
+		return false
+	}
+	belongs, ended := within(m.pid, leader)
+	if !ended {
+		return belongs
+	}
+	return m.uid == 0 || m.uid == uint32(os.Geteuid()) || slices.Contains(UsersOf(leader), m.uid)
+}
+
 // within reports whether a process belongs to the generation that pid leads: it is in its process group,
-// or descends from it. One that has ended already cannot be judged: it knew the socket's name.
-func within(process, leader int) bool {
+// or descends from it; or that it has ended.
+func within(process, leader int) (belongs, ended bool) {
 	for range 100 {
 		if process == leader {
-			return true
+			return true, false
 		}
 		group, err := unix.Getpgid(process)
 		if err != nil {
-			return true
+			return false, true
 		}
 		if group == leader {
-			return true
+			return true, false
 		}
 		if process = parent(process); process <= 1 {
-			return false
+			return false, false
 		}
 	}
-	return false
+	return false, false
+}
+
+// UsersOf returns the user ids of a process: real, effective, saved, and of the file system.
+func UsersOf(pid int) (users []uint32) {
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return nil
+	}
+	for line := range strings.Lines(string(status)) {
+		if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
+			for _, id := range strings.Fields(ids) {
+				if n, err := strconv.ParseUint(id, 10, 32); err == nil {
+					users = append(users, uint32(n))
+				}
+			}
+		}
+	}
+	return users
 }
 
 // parent returns the parent of a process by proc_pid_stat(5), 0 if it cannot be found out.

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"strings"
+	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -68,11 +69,50 @@ func TestWithin(t *testing.T) {
 		{1, leader, false},
 		{leader, worker, false},
 	} {
-		if got := within(c.process, c.leader); got != c.want {
+		if got, ended := within(c.process, c.leader); got != c.want || ended {
 			t.Errorf("%d within %d: %v", c.process, c.leader, got)
 		}
 	}
 	if parent(worker) != leader || parent(1<<22+1) != 0 {
 		t.Errorf("the parent of %d is %d", worker, parent(worker))
+	}
+}
+
+// One who has ended is known by his user only.
+func TestBelieves(t *testing.T) {
+	leader := exec.Command("sleep", "60")
+	uid, program := uint32(os.Geteuid()), uint32(os.Geteuid())
+	if uid == 0 {
+		program = 4343
+		leader.SysProcAttr = &unix.SysProcAttr{Credential: &syscall.Credential{Uid: program, Gid: program}}
+	}
+	if err := leader.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = leader.Process.Kill()
+		_ = leader.Wait()
+	}()
+	ended := exec.Command("true")
+	if err := ended.Run(); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		pid  int
+		uid  uint32
+		want bool
+	}{
+		{0, 0, false},
+		{leader.Process.Pid, 4200, true},
+		{os.Getpid(), uid, false},
+		{ended.Process.Pid, 0, true},
+		{ended.Process.Pid, uid, true},
+		{ended.Process.Pid, program, true},
+		{ended.Process.Pid, 4200, false},
+		{ended.Process.Pid, 65534, false},
+	} {
+		if got := believes(&notification{pid: c.pid, uid: c.uid}, leader.Process.Pid); got != c.want {
+			t.Errorf("of pid %d, uid %d: %v", c.pid, c.uid, got)
+		}
 	}
 }

@@ -270,7 +270,7 @@ func (s *Supervisor) hear(g *generation) {
 		return // too long, or its descriptors were lost; or it is closed, which wait tells
 	}
 	defer done()
-	if m.pid == 0 || !within(m.pid, g.pid) {
+	if !believes(&m, g.pid) {
 		return
 	}
 	if m.status != nil {
