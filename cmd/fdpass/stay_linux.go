@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync/atomic"
 	"syscall"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
 
+	"github.com/fdkit/fdkit/cmd/fdpass/internal/supervise"
 	"github.com/fdkit/fdkit/credentials"
 	"github.com/fdkit/fdkit/systemd"
 )
@@ -50,6 +50,7 @@ type keeper struct {
 	main     int           // the pid that MAINPID= said, or cmd's
 	live     map[int]bool  // main processes that were not seen to end
 	stopping atomic.Bool   // by a signal
+	pidInfo  os.FileInfo   // of the pid file, nil before it is written
 	ended    chan struct{} // closed when cmd has ended
 }
 
@@ -68,7 +69,7 @@ func (k *keeper) run(args []string) error {
 	if err != nil {
 		return errors.WithMessage(err, "a folder for the notification socket, see TMPDIR")
 	}
-	defer func() { _ = os.RemoveAll(dir) }()
+	defer func() { _ = os.Remove(dir) }()
 	if err := k.listen(dir); err != nil {
 		return err
 	}
@@ -221,25 +222,7 @@ func (k *keeper) believes(s *credentials.Sender) bool {
 	if s.UID == 0 || s.UID == uint32(os.Getuid()) {
 		return true
 	}
-	return slices.Contains(usersOf(k.main), s.UID)
-}
-
-// usersOf returns the user ids of a process: real, effective, saved, and of the file system.
-func usersOf(pid int) (users []uint32) {
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return nil
-	}
-	for line := range strings.Lines(string(status)) {
-		if ids, ok := strings.CutPrefix(line, "Uid:"); ok {
-			for _, id := range strings.Fields(ids) {
-				if n, err := strconv.ParseUint(id, 10, 32); err == nil {
-					users = append(users, uint32(n))
-				}
-			}
-		}
-	}
-	return users
+	return slices.Contains(supervise.UsersOf(k.main), s.UID)
 }
 
 // follow makes another process the main one. Whoever is not root can name his own only: the pid file is
@@ -254,7 +237,7 @@ func (k *keeper) follow(pid int, by uint32) {
 		return // gone by now
 	}
 	// What is read between two looks at the pidfd is of this process.
-	users := usersOf(pid)
+	users := supervise.UsersOf(pid)
 	foreign := by != 0 && (len(users) == 0 || slices.ContainsFunc(users, func(user uint32) bool { return user != by }))
 	if pid == 1 || pid == os.Getpid() || foreign || !p.Alive() {
 		_ = p.Close()
@@ -287,19 +270,40 @@ func (k *keeper) writePID() error {
 	if k.pidFile == "" {
 		return nil
 	}
-	fresh := k.pidFile + ".new"
-	if err := os.WriteFile(fresh, []byte(strconv.Itoa(k.main)+"\n"), 0o644); err != nil {
+	// Somebody else may write to the folder: a name that nobody knows before, and no link is followed.
+	fresh, err := os.CreateTemp(filepath.Dir(k.pidFile), ".fdpass-")
+	if err != nil {
 		return err
 	}
-	return os.Rename(fresh, k.pidFile)
+	_, err = fresh.WriteString(strconv.Itoa(k.main) + "\n")
+	if err == nil {
+		err = fresh.Chmod(0o644)
+	}
+	var file os.FileInfo
+	if err == nil {
+		file, err = fresh.Stat()
+	}
+	if cerr := fresh.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(fresh.Name(), k.pidFile)
+	}
+	if err != nil {
+		_ = os.Remove(fresh.Name())
+		return err
+	}
+	k.pidInfo = file
+	return nil
 }
 
 // removePID takes away the pid file that it wrote.
 func (k *keeper) removePID() {
-	if k.pidFile == "" {
+	if k.pidInfo == nil {
 		return
 	}
-	if b, err := os.ReadFile(k.pidFile); err == nil && string(b) == strconv.Itoa(k.main)+"\n" {
+	// A file system gives the number of a removed inode to the next one.
+	if now, err := os.Lstat(k.pidFile); err == nil && os.SameFile(now, k.pidInfo) && now.ModTime().Equal(k.pidInfo.ModTime()) {
 		_ = os.Remove(k.pidFile)
 	}
 }
