@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"io"
 	"io/fs"
@@ -266,8 +267,12 @@ func publish(path string, listen func(path string) error) (remove func(), err er
 	if err != nil {
 		return nil, err
 	}
-	defer func() { _ = os.RemoveAll(folder) }()
-	fresh := filepath.Join(folder, "s")
+	// Where strangers may rename, another folder may have this name by now: nothing is removed that is not known.
+	fresh := filepath.Join(folder, rand.Text()[:8])
+	defer func() {
+		_ = os.Remove(fresh)
+		_ = os.Remove(folder)
+	}()
 	if err := listen(fresh); errors.Is(err, unix.EINVAL) {
 		return nil, errors.WithMessagef(err, "listen at %s: the path may be too long for a socket", path)
 	} else if err != nil {
