@@ -106,7 +106,7 @@ func running() map[string]string {
 // to that of the only service there is. It gives the connection to the caller.
 func Dial(ctx context.Context, address, name string) (net.Conn, error) {
 	if address != "" {
-		return dial(ctx, address)
+		return dial(ctx, address, os.Geteuid() == 0)
 	}
 	found := running()
 	if name != "" {
@@ -114,14 +114,14 @@ func Dial(ctx context.Context, address, name string) (net.Conn, error) {
 		if !ok {
 			return nil, errors.Errorf("no service is called %q here: fdpass serve --name, or --control PATH if it has one", name)
 		}
-		return dial(ctx, where)
+		return dial(ctx, where, false)
 	}
 	var only net.Conn
 	var names []string
 	for _, name := range slices.Sorted(maps.Keys(found)) {
-		c, err := dial(ctx, found[name])
+		c, err := dial(ctx, found[name], false)
 		if err != nil {
-			continue // one that was killed left it
+			continue // one that was killed left it, or a stranger has taken the name
 		}
 		if names = append(names, name); only == nil {
 			only = c
@@ -142,7 +142,9 @@ func Dial(ctx context.Context, address, name string) (net.Conn, error) {
 // Services returns the names of services that seem to run here, for completions.
 func Services() []string { return slices.Sorted(maps.Keys(running())) }
 
-func dial(ctx context.Context, address string) (net.Conn, error) {
+// dial connects to address. What listens there decides what we tell the caller: not a stranger, unless
+// anybody's was asked for, which root may by a path.
+func dial(ctx context.Context, address string, anybody bool) (net.Conn, error) {
 	var d net.Dialer
 	c, err := d.DialContext(ctx, "unix", address)
 	if err != nil {
@@ -151,8 +153,7 @@ func dial(ctx context.Context, address string) (net.Conn, error) {
 		}
 		return nil, err
 	}
-	// What listens there decides what we tell the caller: not a stranger. Root may ask anybody's.
-	if err := whom.Check(c.(*net.UnixConn)); err != nil && os.Geteuid() != 0 {
+	if err := whom.Check(c.(*net.UnixConn)); err != nil && !anybody {
 		_ = c.Close()
 		return nil, errors.WithMessage(err, address)
 	}
