@@ -875,9 +875,12 @@ func (s *soak) conclude(p, next, victim *generation, what string) {
 				s.errorf("the predecessor let go %v after the successor's death", late)
 			}
 		}
-		if cut > 0 {
-			lost = 1 // it has one reader
-		}
+	}
+	if p.final == string(EventTookBack) && next != nil && next.last != nil && next.last.at == stepCommit {
+		cut = max(cut, len(s.turns)) // what it had accepted before the predecessor killed it
+	}
+	if cut > 0 {
+		lost = 1 // it has one reader
 	}
 	switch p.final {
 	case string(EventTookBack):
