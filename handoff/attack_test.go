@@ -442,7 +442,7 @@ func TestStrangeItems(t *testing.T) {
 		items = append(items, Item{Name: "blocking", Kind: Listener, Conn: blocking}, Item{Name: "no connection", Kind: Connection, Conn: blocking})
 		done := make(chan error, 1)
 		go func() {
-			done <- Offer(t.Context(), p, Offering{Name: "test", Items: items, Deadlines: Deadlines{Probation: time.Millisecond}})
+			done <- Offer(t.Context(), p, Offering{Name: "test", Items: items, Deadlines: Deadlines{Probation: time.Millisecond, MaxPause: patient}})
 		}()
 		to, err := Take(t.Context(), s, Wish{Name: "test"})
 		if err != nil {
@@ -578,7 +578,7 @@ func (r connReader) Read(p []byte) (int, error) {
 func TestServiceUnderAttack(t *testing.T) {
 	c := config(t)
 	c.Deadlines = Deadlines{Hello: 2 * time.Second, Offer: 2 * time.Second, Rehearse: 2 * time.Second,
-		Commit: 2 * time.Second, Answer: 100 * time.Millisecond, Probation: 50 * time.Millisecond}
+		Commit: 2 * time.Second, Answer: 100 * time.Millisecond, Probation: 50 * time.Millisecond, MaxPause: patient}
 	first := launch(t, c)
 	ready := first.await("ready")
 	before := openCount(t, ready.PID)

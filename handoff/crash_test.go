@@ -55,7 +55,7 @@ func points(t *testing.T) []point {
 	p, s := pair(t, socketpair.SeqPacket)
 	done := make(chan error, 1)
 	go func() {
-		done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Millisecond}})
+		done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Millisecond, MaxPause: patient}})
 	}()
 	to, err := Take(ctx, s, Wish{Name: "web"})
 	if err != nil {
@@ -267,7 +267,7 @@ func crashWithin(t *testing.T, limit time.Duration, what, variant string, p poin
 	}
 
 	// Somebody serves, and hands on.
-	c.Deadlines = Deadlines{}
+	c.Deadlines = Deadlines{MaxPause: patient}
 	third, next := launchUntilReady(t, c)
 	mustServe(t, c, ready.Addr, next.PID)
 	load.end()

@@ -171,7 +171,7 @@ func offerPython(t *testing.T, c *scm.Conn) (ln *net.TCPListener, ended <-chan e
 			Items:     []Item{{Name: "http", Kind: Listener, Conn: ln, Backlog: 5, Meta: []byte("?")}},
 			Pause:     func(context.Context) (Final, error) { return Final{State: []byte("go's state")}, nil },
 			Resume:    func() { *resumed++ },
-			Deadlines: Deadlines{Probation: 10 * time.Millisecond},
+			Deadlines: Deadlines{Probation: 10 * time.Millisecond, MaxPause: patient},
 		})
 	}()
 	return ln, done, resumed

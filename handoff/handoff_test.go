@@ -57,6 +57,10 @@ func tcp(t testing.TB) *net.TCPListener {
 	return ln.(*net.TCPListener)
 }
 
+// patient is the longest pause of tests that do not care: on a loaded machine two processes that get no CPU
+// exceed the default of 100 ms.
+const patient = 20 * time.Second
+
 func TestHandoff(t *testing.T) {
 	eachStyle(t, func(t *testing.T, style socketpair.Style) {
 		ctx := t.Context()
@@ -75,7 +79,7 @@ func TestHandoff(t *testing.T) {
 				Resume: func() {
 					t.Error("resumed")
 				},
-				Deadlines: Deadlines{Probation: time.Millisecond},
+				Deadlines: Deadlines{Probation: time.Millisecond, MaxPause: patient},
 			})
 		}()
 		to, err := Take(ctx, s, Wish{Name: "web"})
@@ -143,7 +147,7 @@ func TestHandoffOfMany(t *testing.T) {
 		}
 		done := make(chan error, 1)
 		go func() {
-			done <- Offer(ctx, p, Offering{Name: "web", Items: items, Deadlines: Deadlines{Probation: time.Millisecond}, Progress: told(&offered)})
+			done <- Offer(ctx, p, Offering{Name: "web", Items: items, Deadlines: Deadlines{Probation: time.Millisecond, MaxPause: patient}, Progress: told(&offered)})
 		}()
 		to, err := Take(ctx, s, Wish{Name: "web", Progress: told(&taken)})
 		if err != nil {
@@ -186,7 +190,7 @@ func TestHandoffOfTerminal(t *testing.T) {
 	go func() {
 		done <- Offer(ctx, p, Offering{
 			Name: "terminals", Items: []Item{{Name: "tty", Kind: File, Conn: master, Meta: []byte("session 7")}},
-			Deadlines: Deadlines{Probation: time.Millisecond},
+			Deadlines: Deadlines{Probation: time.Millisecond, MaxPause: patient},
 		})
 	}()
 	to, err := Take(ctx, s, Wish{Name: "terminals"})
@@ -306,7 +310,9 @@ func TestRelease(t *testing.T) {
 		ctx := t.Context()
 		p, s := pair(t, style)
 		done := make(chan error, 1)
-		go func() { done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Hour}}) }()
+		go func() {
+			done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Hour, MaxPause: patient}})
+		}()
 		to, err := Take(ctx, s, Wish{Name: "web"})
 		if err != nil {
 			t.Fatal(err)

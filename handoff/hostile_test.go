@@ -172,7 +172,7 @@ func TestEarlyRelease(t *testing.T) {
 	p, s := pair(t, socketpair.SeqPacket)
 	done := make(chan error, 1)
 	go func() {
-		done <- Offer(t.Context(), p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Millisecond}})
+		done <- Offer(t.Context(), p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Millisecond, MaxPause: patient}})
 	}()
 	to, err := Take(t.Context(), s, Wish{Name: "web"})
 	if err != nil {

@@ -34,7 +34,7 @@ func TestServiceInherits(t *testing.T) {
 	addr := tcp.Addr().String()
 
 	cmd := aUnit.Command(t)
-	c := unitConfig{Listen: [][2]string{{"systemd", "web"}, {"unix", path}, {"systemd", "dns"}}, Deadlines: Deadlines{Probation: 50 * time.Millisecond}}
+	c := unitConfig{Listen: [][2]string{{"systemd", "web"}, {"unix", path}, {"systemd", "dns"}}, Deadlines: Deadlines{Probation: 50 * time.Millisecond, MaxPause: patient}}
 	cmd.Env = append(cmd.Env, c.environ(t))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 	var given []systemd.Named

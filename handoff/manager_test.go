@@ -189,7 +189,7 @@ func TestServiceUnderSystemd(t *testing.T) {
 		Socket: "/run/web/handoff.sock",
 		Listen: [][2]string{{"systemd", "web"}, {"unix", filepath.Join(m.Dir, "web.sock")}},
 		Bad:    filepath.Join(m.Dir, "bad"), Fatal: filepath.Join(m.Dir, "fatal"),
-		Deadlines: Deadlines{Probation: 300 * time.Millisecond},
+		Deadlines: Deadlines{Probation: 300 * time.Millisecond, MaxPause: patient},
 	}
 	unix := c.Listen[1][1]
 	cmd := aUnit.Command(t)

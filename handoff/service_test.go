@@ -367,7 +367,7 @@ func config(t testing.TB) serviceConfig {
 	dir := t.TempDir()
 	return serviceConfig{
 		Socket: filepath.Join(dir, "control"), Unix: filepath.Join(dir, "web"), TCP: "127.0.0.1:0",
-		Deadlines: Deadlines{Probation: 50 * time.Millisecond},
+		Deadlines: Deadlines{Probation: 50 * time.Millisecond, MaxPause: patient},
 	}
 }
 

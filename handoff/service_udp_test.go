@@ -23,9 +23,8 @@ import (
 // anEcho is a UDP service that sends every datagram back, and keeps a memfd.
 var anEcho = testutil.NewHelper("echo", func(args []string) error {
 	ctx := context.Background()
-	o := Options{Name: "echo", Socket: args[0], Deadlines: Deadlines{Probation: 20 * time.Millisecond}}
+	o := Options{Name: "echo", Socket: args[0], Deadlines: Deadlines{Probation: 20 * time.Millisecond, MaxPause: patient}}
 	if len(args) > 2 { // its pause ends with standard input
-		o.Deadlines.MaxPause = 20 * time.Second
 		o.Final = func(context.Context) (Final, error) {
 			_, err := io.Copy(io.Discard, os.Stdin)
 			return Final{}, err

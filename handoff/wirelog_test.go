@@ -249,7 +249,7 @@ func recordWhole(t testing.TB, style socketpair.Style) []logged {
 				{Name: "c", Kind: Connection, Conn: conn.(*net.TCPConn), Unread: []byte("GET /")},
 			},
 			Pause:     func(context.Context) (Final, error) { return Final{State: []byte("17 visitors")}, nil },
-			Deadlines: Deadlines{Probation: time.Hour},
+			Deadlines: Deadlines{Probation: time.Hour, MaxPause: patient},
 		})
 		if err != nil {
 			t.Error(err)
