@@ -41,7 +41,8 @@ var protections = []protection{
 	{"scm-datagram", "scm/send.go", `_ = c.SetReadDeadline(time.Unix(1, 0)) // wakes one that waits already`, `_ = time.Time{}`, "./scm", "TestReceiveIsToldThatDatagramPeerIsGone"},
 	{"scm-inspect", "scm/inspect.go", `if c == nil {`, `if false {`, "./scm", "TestReceiveFromHostile"},
 	{"scm-wakes", "scm/conn.go", `return c.handle.Close()`, `return nil`, "./scm", "TestReceiveUnblocks$"},
-	{"scm-linger", "internal/sysfd/close.go", `time.NewTimer(50 * time.Millisecond)`, `time.NewTimer(time.Hour)`, "./scm", "TestReceiveRefusesLingering"},
+	{"scm-linger", "internal/sysfd/discard.go", `time.NewTimer(50 * time.Millisecond)`, `time.NewTimer(time.Hour)`, "./scm", "TestReceiveRefusesLingering"},
+	{"scm-threads", "internal/sysfd/discard.go", `if d.running == maxDiscarding {`, `if false {`, "./internal/sysfd", "TestDiscardThreads"},
 	{"scm-signed", "internal/cmsg/cmsg.go", `; fd >= 0 {`, `; fd >= -1<<31 {`, "./internal/cmsg", "TestParse$"},
 
 	{"pair-once", "internal/sysfd/claim.go", `return ErrClaimed`, `return nil`, "./socketpair ./scm", "TestInherit"},
@@ -81,6 +82,7 @@ var protections = []protection{
 	{"fdpass-peer", "cmd/fdpass/endpoint.go", `if err := e.peer.check(c); err != nil {`, `if err := error(nil); err != nil {`, "./cmd/fdpass", "TestListenRefusesPeer"},
 	{"fdpass-lock", "cmd/fdpass/internal/address/open_linux.go", `err == unix.EWOULDBLOCK && time.Now().After(end) {`, `false && end.IsZero() {`, "./cmd/fdpass/internal/address", "TestOpenPathInLockedFolder"},
 	{"fdpass-file", "cmd/fdpass/internal/address/open_linux.go", `if st.Mode&unix.S_IFMT != unix.S_IFSOCK {`, `if false {`, "./cmd/fdpass/internal/address", "TestOpenPathRefuses"},
+	{"fdpass-linger", "cmd/fdpass/internal/supervise/notify_linux.go", `sysfd.DiscardLater(fds)`, `go sysfd.CloseAll(fds)`, "./cmd/fdpass/internal/supervise", "TestNotifyLinger"},
 	{"fdpass-hold", "cmd/fdpass/internal/holder/server.go", `if !c.access.may(Retrieve, r.name) || `, `if `, "./cmd/fdpass", "TestHoldAccess"},
 }
 

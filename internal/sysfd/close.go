@@ -2,12 +2,7 @@
 
 package sysfd
 
-import (
-	"slices"
-	"time"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 // CloseAll closes every number of fds that is not negative and sets it to -1. Errors of close(2)
 // are not reported: the number is free after any of them.
@@ -25,27 +20,6 @@ func CloseAll(fds []int) {
 			fds[i+j] = -1
 		}
 		i += run
-	}
-}
-
-// Discard closes descriptors that came from somebody else and are refused, those of fds that are not
-// negative. The peer decides how long close(2) takes, with SO_LINGER on a socket or a file of its own
-// file system: after a moment it goes on in the background.
-func Discard(fds []int) {
-	if !slices.ContainsFunc(fds, func(fd int) bool { return fd >= 0 }) {
-		return
-	}
-	own := slices.Clone(fds)
-	closed := make(chan struct{})
-	go func() {
-		CloseAll(own)
-		close(closed)
-	}()
-	moment := time.NewTimer(50 * time.Millisecond)
-	defer moment.Stop()
-	select {
-	case <-closed:
-	case <-moment.C:
 	}
 }
 

@@ -21,3 +21,10 @@ func closeRun(first, n int) {
 	}
 	closeEach(first, n)
 }
+
+// closesAtOnce reports whether close(2) of a descriptor cannot wait, whoever made it. It is true of a pipe only,
+// which is what asks for an answer by being closed. It asks no file system: one of the peer's may not answer.
+func closesAtOnce(fd int) bool {
+	_, err := unix.FcntlInt(uintptr(fd), unix.F_GETPIPE_SZ, 0)
+	return err == nil
+}

@@ -14,6 +14,7 @@ import (
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
 
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/scm"
 )
 
@@ -109,15 +110,21 @@ type notification struct {
 // longest is the most that a program may ask for at once.
 const longest = 24 * time.Hour
 
-// receive takes the message that wait saw. Descriptors that came with it are closed once done was called:
-// for BARRIER=1 that is the answer, and nothing else is expected.
+// receive takes the message that wait saw. Descriptors that came with it are closed by done: for BARRIER=1 that is
+// the answer, and nothing else is expected. Who sends others decides how long that takes; then it goes on in the
+// background, and holds up no barrier.
 func (n *notifySocket) receive() (m notification, done func(), err error) {
 	message, err := n.conn.Receive(make([]byte, 64<<10), scm.MaxFDs)
 	if err != nil {
 		return m, nil, err
 	}
 	done = func() {
-		go func() { _ = message.Close() }() // the sender decides how long close(2) takes
+		fds := make([]int, message.Files.Len())
+		for i := range fds {
+			fds[i] = message.Files.TakeFD(i)
+		}
+		sysfd.DiscardLater(fds)
+		_ = message.Close()
 	}
 	m = parseNotification(message.Data)
 	if message.Sender != nil {

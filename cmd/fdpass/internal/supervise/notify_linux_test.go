@@ -1,14 +1,22 @@
 package supervise
 
 import (
+	"fmt"
+	"net"
 	"os"
 	"os/exec"
+	"runtime/debug"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/testutil"
+	"github.com/fdkit/fdkit/scm"
 )
+
+func TestMain(m *testing.M) { testutil.Main(m) }
 
 func FuzzNotification(f *testing.F) {
 	for _, seed := range []string{
@@ -114,5 +122,70 @@ func TestBelieves(t *testing.T) {
 		if got := believes(&notification{pid: c.pid, uid: c.uid}, leader.Process.Pid); got != c.want {
 			t.Errorf("of pid %d, uid %d: %v", c.pid, c.uid, got)
 		}
+	}
+}
+
+// lingering hears a stranger who sends sockets whose close(2) waits, and then asks whether all was heard. With a thread for
+// each of them, the runtime ends it.
+var lingering = testutil.NewHelper("lingering", func([]string) error {
+	debug.SetMaxThreads(100)
+	n, err := newNotifySocket("lingering", 1)
+	if err != nil {
+		return err
+	}
+	defer n.close()
+	u, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: n.name})
+	if err != nil {
+		return err
+	}
+	c, err := scm.NewConn(u)
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	tell := func(message string, fd int) error {
+		err := c.SendFDs([]byte(message), []int{fd})
+		_ = unix.Close(fd) // the message has the last copy, until it is heard
+		if err != nil {
+			return err
+		}
+		if err := n.wait(); err != nil {
+			return err
+		}
+		_, done, err := n.receive()
+		if err != nil {
+			return err
+		}
+		done()
+		return nil
+	}
+	for range 200 {
+		a, peer, err := testutil.Linger()
+		if err != nil {
+			return err
+		}
+		if err := tell("STATUS=a stranger's", a); err != nil {
+			return err
+		}
+		defer unix.Close(peer)
+	}
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		return err
+	}
+	if err := tell("BARRIER=1", pipe[1]); err != nil {
+		return err
+	}
+	if n, err := unix.Read(pipe[0], make([]byte, 1)); n != 0 || err != nil {
+		return fmt.Errorf("the barrier is not answered: %d, %w", n, err)
+	}
+	return nil
+})
+
+// Descriptors that take long to close, be they thousands, neither end the supervisor nor hold up a barrier.
+func TestNotifyLinger(t *testing.T) {
+	testutil.NoLeaks(t)
+	if err := lingering.Command(t).Run(); err != nil {
+		t.Error(err)
 	}
 }
