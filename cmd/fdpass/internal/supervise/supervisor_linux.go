@@ -424,11 +424,14 @@ func (s *Supervisor) reap() {
 	}
 }
 
+// lastWords is how many messages of a generation that has ended are heard, more than net.unix.max_dgram_qlen lets wait.
+const lastWords = 4096
+
 // ended handles the end of a generation.
 func (s *Supervisor) ended(g *generation, end unix.WaitStatus) {
 	g.reaped = true
-	for g.notify.readable() {
-		s.hear(g) // its last words
+	for n := 0; n < lastWords && g.notify.readable(); n++ { // whoever floods the socket does not keep us here
+		s.hear(g)
 	}
 	g.relay.drain()
 	state := g.state
