@@ -37,7 +37,12 @@ func TestExchangeCutOff(t *testing.T) {
 			}
 			a, _ := begin()
 			ctx, cancel := context.WithTimeout(t.Context(), 10*time.Millisecond)
-			got := <-exchange(ctx, a)
+			var got result
+			select {
+			case got = <-exchange(ctx, a):
+			case <-time.After(20 * time.Second):
+				t.Fatalf("%v: silent after %d bytes: still not back", style, i)
+			}
 			cancel()
 			if !errors.Is(got.err, context.DeadlineExceeded) && !errors.Is(got.err, credentials.ErrProtocol) {
 				t.Errorf("%v: silent after %d bytes: %v", style, i, got.err)
