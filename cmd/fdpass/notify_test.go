@@ -289,7 +289,7 @@ func TestWaitReadyUsers(t *testing.T) {
 	const as = "setpriv --reuid %d --regid %[1]d --clear-groups"
 	tell := binary(t) + " notify --ready --no-block"
 	stranger := program(t, "fdpass", "wait-ready", "--timeout", "1s", "--", "sh", "-c",
-		fmt.Sprintf(as, 4343)+" "+tell+" && : >told; exec sleep 600")
+		fmt.Sprintf(as, 4343)+" "+tell+" && : >told; exec sleep 20")
 	err := stranger.Run()
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.ExitCode() != exitTimeout {
