@@ -58,7 +58,10 @@ func upgradeByInit(t *testing.T, service *running, pid int) line {
 		timeout := time.After(time.Second)
 		for waiting := true; waiting; {
 			select {
-			case l := <-service.lines:
+			case l, ok := <-service.lines:
+				if !ok {
+					t.Fatalf("all have ended: %s", service.complaints)
+				}
 				if l.Event == "ready" {
 					service.await(string(EventSettled))
 					return l
@@ -158,8 +161,13 @@ func TestInitOnProbation(t *testing.T) {
 	_ = syscall.Kill(first, syscall.SIGHUP)
 	service.await("ready")
 	_ = syscall.Kill(first, syscall.SIGTERM)
-	if err := <-service.ended; err != nil {
-		t.Errorf("it ends with %v: %s", err, service.complaints)
+	select {
+	case err := <-service.ended:
+		if err != nil {
+			t.Errorf("it ends with %v: %s", err, service.complaints)
+		}
+	case <-time.After(20 * time.Second):
+		t.Error("the signal is lost")
 	}
 }
 
