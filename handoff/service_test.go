@@ -883,7 +883,11 @@ func TestServiceForce(t *testing.T) {
 			c.Force = force
 			second := launch(t, c)
 			if !force {
-				<-second.ended
+				select {
+				case <-second.ended:
+				case <-time.After(20 * time.Second):
+					t.Fatal("the successor does not give up")
+				}
 				if got := second.complaints.String(); !strings.Contains(got, ErrPredecessorHung.Error()) {
 					t.Errorf("%s", got)
 				}
@@ -897,6 +901,57 @@ func TestServiceForce(t *testing.T) {
 				t.Errorf("the predecessor: %v", err)
 			}
 		})
+	}
+}
+
+// Who waits in the queue of a service that is told to stop, and that nobody follows, is accepted and answered.
+func TestServiceStopServesTheQueue(t *testing.T) {
+	testutil.NoLeaks(t)
+	svc, err := Start(t.Context(), Options{Name: "test", Program: "/bin/false"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := svc.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := svc.Ready(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	clients := make([]net.Conn, 200)
+	for i := range clients {
+		if clients[i], err = net.Dial("tcp", ln.Addr().String()); err != nil {
+			t.Fatal(err)
+		}
+		defer clients[i].Close()
+		_ = clients[i].SetDeadline(time.Now().Add(20 * time.Second))
+	}
+	if err := svc.Stop(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- svc.Serve(oneByOne{}, ln) }()
+	if err := errors.Join(svc.Drain(t.Context()), <-served); err != nil {
+		t.Error(err)
+	}
+	for i, c := range clients {
+		if b, err := io.ReadAll(c); err != nil || string(b) != "hello" {
+			t.Fatalf("client %d: %q, %v", i, b, err)
+		}
+	}
+}
+
+// oneByOne is a server that answers each client before it accepts the next.
+type oneByOne struct{}
+
+func (oneByOne) Serve(ln net.Listener) error {
+	for {
+		c, err := ln.Accept()
+		if err != nil {
+			return err
+		}
+		fmt.Fprint(c, "hello")
+		c.Close()
 	}
 }
 
