@@ -10,6 +10,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -594,11 +595,11 @@ func TestMoveDrainOfHung(t *testing.T) {
 	k := r.dial()
 	k.send(get("/a"))
 	k.want("new /a ", false)
-	if err := s.Stop(t.Context()); err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
+	if err := s.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
 	drained := make(chan error, 1)
 	go func() { drained <- s.Drain(ctx) }()
 	for closing := false; !closing; {
@@ -608,7 +609,14 @@ func TestMoveDrainOfHung(t *testing.T) {
 	if err := <-drained; err != nil {
 		t.Errorf("the drain: %v", err)
 	}
-	<-s.arrivals.done
+	if ctx.Err() != nil {
+		t.Error("it took all of its time")
+	}
+	select {
+	case <-s.arrivals.done:
+	case <-time.After(20 * time.Second):
+		t.Error("the batch is still waited for")
+	}
 }
 
 // A successor that breaks the rules gets nothing, and the connections stay.
@@ -627,6 +635,7 @@ func TestMoveHostile(t *testing.T) {
 			}
 			theirs := m.theirs
 			defer m.close()
+			_ = theirs.SetReadDeadline(time.Now().Add(20 * time.Second))
 			if err := theirs.Send(newFrame(frameWants, 0, appendString(nil, tagName, "web"))); err != nil {
 				t.Fatal(err)
 			}
@@ -661,6 +670,111 @@ func TestMoveHostile(t *testing.T) {
 					t.Errorf("%d: %v, %v", i, f.kind, err)
 				}
 				got.Close()
+			}
+		})
+	}
+}
+
+// Nobody reads from a batch before the successor has been told that it stays. If it lives and cannot be told, nobody
+// could say whose the connections are: they are closed.
+func TestMoveUntold(t *testing.T) {
+	testutil.NoLeaks(t)
+	m, err := newMover(100 * time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer m.close()
+	m.names = map[string]bool{"web": true}
+	a, b := tcpPair(t)
+	defer b.Close()
+	l := &listener{name: "web", conns: map[*conn]struct{}{}}
+	c := l.add(newConn(l, a))
+	left := make(chan bool, 1)
+	go func() { // its reader
+		c.halt.mu.Lock()
+		defer c.halt.mu.Unlock()
+		left <- c.leaves(m)
+	}()
+	<-m.more
+	for err == nil { // a successor that reads nothing
+		_ = m.conn.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		err = m.conn.Send(newFrame(200, 0, make([]byte, 10_000)))
+	}
+	if !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Fatal(err)
+	}
+	m.takeBack(m.take(1), errors.New("no"))
+	if !<-left {
+		t.Error("its reader goes on")
+		c.Close()
+	}
+	if l.count() != 0 {
+		t.Error("it is still open")
+	}
+}
+
+// The successor touches nothing of what it has acknowledged before the predecessor has closed its copies. One that
+// takes the batch back says so, or closes the pair and lives; what the client has sent is there for it.
+func TestArriveAwaitsClosed(t *testing.T) {
+	closed := func(count uint32) []byte { return newFrame(frameClosed, 0, appendUint32(nil, tagCount, count)) }
+	for name, c := range map[string]struct {
+		frames [][]byte
+		taken  int
+	}{
+		"closed":                  {[][]byte{closed(1)}, 1},
+		"taken back":              {[][]byte{newFrame(frameAbort, 0, abort(errors.New("no")))}, 0},
+		"closed of other batches": {[][]byte{closed(0), closed(2)}, 0},
+		"the end":                 {nil, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testutil.NoLeaks(t)
+			m, err := newMover(time.Second)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.close()
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			l, err := newListener("web", ln, true)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer l.release()
+			a := arrivalsOf(t, m)
+			a.begin([]*listener{l})
+			if err := m.open(time.Minute); err != nil {
+				t.Fatal(err)
+			}
+			ours, client := tcpPair(t)
+			defer ours.Close()
+			defer client.Close()
+			if _, err := io.WriteString(client, get("/")); err != nil {
+				t.Fatal(err)
+			}
+			if err := m.conn.Send(newFrame(frameItems, 1, (&Item{Name: "web", Kind: Connection}).append(nil)), ours); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := m.receive(time.Minute); err != nil { // acknowledged
+				t.Fatal(err)
+			}
+			for _, f := range c.frames {
+				if err := m.conn.Send(f); err != nil {
+					t.Fatal(err)
+				}
+			}
+			_ = m.conn.Close()
+			<-a.done
+			if n := l.count(); n != c.taken {
+				t.Errorf("the successor has %d connections, not %d", n, c.taken)
+			}
+			for _, arrived := range l.open() {
+				arrived.Close()
+			}
+			_ = ours.SetReadDeadline(time.Now().Add(20 * time.Second))
+			if _, err := io.ReadFull(ours, make([]byte, len(get("/")))); err != nil {
+				t.Errorf("what the client has sent: %v", err)
 			}
 		})
 	}
@@ -703,7 +817,11 @@ func TestArriveHostile(t *testing.T) {
 				t.Fatal(err)
 			}
 			one.Close()
-			<-a.done
+			select {
+			case <-a.done:
+			case <-time.After(20 * time.Second):
+				t.Fatal("it was taken")
+			}
 			if l.count() != 0 {
 				t.Error("it was accepted")
 			}
