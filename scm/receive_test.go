@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
@@ -533,6 +534,7 @@ func TestReceiveIsToldThatDatagramPeerIsGone(t *testing.T) {
 			_, _, err := receive(b, make([]byte, 10), 1)
 			done <- err
 		}()
+		testutil.Eventually(t, "it waits", func() bool { return waitsIn("TestReceiveIsToldThatDatagramPeerIsGone") })
 		a.Close()
 		if err := b.Send([]byte("x")); !errors.Is(err, scm.ErrPeerGone) {
 			t.Errorf("send: %v", err)
@@ -541,6 +543,18 @@ func TestReceiveIsToldThatDatagramPeerIsGone(t *testing.T) {
 			t.Errorf("receive: %v", err)
 		}
 	})
+}
+
+// waitsIn reports whether a goroutine that the function has started waits in the runtime's poller.
+func waitsIn(function string) bool {
+	all := make([]byte, 1<<20)
+	for _, one := range strings.Split(string(all[:runtime.Stack(all, true)]), "\n\n") {
+		head, _, _ := strings.Cut(one, "\n")
+		if strings.Contains(head, "[IO wait") && strings.Contains(one, function+".") {
+			return true
+		}
+	}
+	return false
 }
 
 // A peer that passes a socket that lingers decides how long close(2) takes. It must not hold up the

@@ -340,6 +340,7 @@ func TestSendDoesNotHoldUpClose(t *testing.T) {
 	eachConn(t, func(t *testing.T, a, b *scm.Conn) {
 		messages := fill(t, a)
 		ln := listener(t)
+		t.Cleanup(func() { a.Close() }) // or the end of the test would wait for ln
 		open := testutil.Count(t)
 		done := make(chan error, 1)
 		go func() { done <- a.Send([]byte("listener"), ln) }()
