@@ -241,6 +241,11 @@ func TestReplaceEnds(t *testing.T) {
 	s, path := replaceable(t)
 	writeProgram(t, path, fmt.Appendf(nil, "#!/bin/sh\ncase $2 in --state=*) kill -TERM $$;; esac\nexec %s \"$@\"\n", binary(t)))
 	pid := s.pid(1)
+	t.Cleanup(func() {
+		if t.Failed() {
+			_ = unix.Kill(pid, unix.SIGKILL) // it may be alone
+		}
+	})
 	held := s.hold()
 	if out, code := s.fdpass("restart", "--self"); code != 1 || !strings.Contains(out, "it ended, or was replaced, before it answered") {
 		t.Errorf("%d, %s", code, out)
