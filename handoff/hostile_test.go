@@ -147,7 +147,7 @@ func TestResumeComesBehindPause(t *testing.T) {
 			Name: "web", Deadlines: Deadlines{MaxPause: 10 * time.Millisecond},
 			Pause: func(ctx context.Context) (Final, error) {
 				<-ctx.Done()
-				time.Sleep(50 * time.Millisecond) // slow to notice
+				time.Sleep(1200 * time.Millisecond) // slow to notice: the predecessor goes on after a second
 				order = append(order, "paused")
 				return Final{}, nil
 			},
