@@ -96,7 +96,7 @@ func (f *foreign) kill(t *testing.T) {
 func TestTakeFromPython(t *testing.T) {
 	eachStyle(t, func(t *testing.T, style socketpair.Style) {
 		c, python := startForeign(t, style, "predecessor")
-		to, err := Take(t.Context(), c, Wish{Name: "web"})
+		to, err := Take(t.Context(), c, Wish{Name: "web", Deadlines: Deadlines{Hello: patient}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -139,7 +139,7 @@ func TestTakeFromPython(t *testing.T) {
 func TestPythonPredecessorDies(t *testing.T) {
 	eachStyle(t, func(t *testing.T, style socketpair.Style) {
 		c, python := startForeign(t, style, "predecessor", "hold=adopted")
-		to, err := Take(t.Context(), c, Wish{Name: "web"})
+		to, err := Take(t.Context(), c, Wish{Name: "web", Deadlines: Deadlines{Hello: patient}})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -171,7 +171,7 @@ func offerPython(t *testing.T, c *scm.Conn) (ln *net.TCPListener, ended <-chan e
 			Items:     []Item{{Name: "http", Kind: Listener, Conn: ln, Backlog: 5, Meta: []byte("?")}},
 			Pause:     func(context.Context) (Final, error) { return Final{State: []byte("go's state")}, nil },
 			Resume:    func() { *resumed++ },
-			Deadlines: Deadlines{Probation: 10 * time.Millisecond, MaxPause: patient},
+			Deadlines: Deadlines{Hello: patient, Probation: 10 * time.Millisecond, MaxPause: patient},
 		})
 	}()
 	return ln, done, resumed
@@ -239,7 +239,7 @@ func TestPythonOfAnotherVersion(t *testing.T) {
 		python.expect(t, "refused")
 
 		c, python = startForeign(t, style, "predecessor", "versions=2-3")
-		if _, err := Take(t.Context(), c, Wish{Name: "web"}); !errors.Is(err, ErrKept) || !errors.Is(err, ErrVersion) {
+		if _, err := Take(t.Context(), c, Wish{Name: "web", Deadlines: Deadlines{Hello: patient}}); !errors.Is(err, ErrKept) || !errors.Is(err, ErrVersion) {
 			t.Errorf("take: %v", err)
 		}
 		python.next(t)
