@@ -257,7 +257,9 @@ func TestBarrier(t *testing.T) {
 	sent(t)(systemd.Notify(t.Context(), systemd.Ready))
 	done := make(chan error, 1)
 	go func() {
-		_, err := systemd.Barrier(t.Context())
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		_, err := systemd.Barrier(ctx)
 		done <- err
 	}()
 	n := receive(t, l)

@@ -9,6 +9,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -232,6 +233,11 @@ func TestOpenPathInLockedFolder(t *testing.T) {
 	if err := sysfd.Control(lock, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) }); err != nil {
 		t.Fatal(err)
 	}
+	late := time.AfterFunc(20*time.Second, func() {
+		t.Error("it waits for the lock")
+		_ = sysfd.Control(lock, func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) })
+	})
+	defer late.Stop()
 	path := filepath.Join(dir, "s")
 	s, err := Address{Network: "unix", Where: path}.Open(Options{})
 	if err != nil {
