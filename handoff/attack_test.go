@@ -576,6 +576,7 @@ func (r connReader) Read(p []byte) (int, error) {
 // A service goes on through all of it: attackers come at its socket, each in its way, and the service answers its
 // clients and hands over.
 func TestServiceUnderAttack(t *testing.T) {
+	t.Parallel()
 	c := config(t)
 	c.Deadlines = Deadlines{Hello: 2 * time.Second, Offer: 2 * time.Second, Rehearse: 2 * time.Second,
 		Commit: 2 * time.Second, Answer: 100 * time.Millisecond, Probation: 50 * time.Millisecond, MaxPause: patient}

@@ -25,7 +25,7 @@ import (
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	_ = flag.Set("test.parallel", "6") // parallel tests mostly wait for a deadline
+	_ = flag.Set("test.parallel", "8") // parallel tests mostly wait for a deadline
 	testutil.Main(m)
 }
 

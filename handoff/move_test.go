@@ -315,13 +315,13 @@ func TestMovePieces(t *testing.T) {
 func TestMoveBusy(t *testing.T) {
 	testutil.NoLeaks(t)
 	r := newRemoval(t, sayer("old"), sayer("new"))
-	var asked, byNew atomic.Int64
+	var begun, asked, byNew atomic.Int64
 	var clients sync.WaitGroup
 	stop := make(chan struct{})
 	for range 20 {
 		k := r.dial()
 		clients.Go(func() {
-			for {
+			for n := 0; ; n++ {
 				select {
 				case <-stop:
 					return
@@ -343,13 +343,16 @@ func TestMoveBusy(t *testing.T) {
 					return
 				}
 				asked.Add(1)
+				if n == 0 {
+					begun.Add(1)
+				}
 				if strings.HasPrefix(string(body), "new") {
 					byNew.Add(1)
 				}
 			}
 		})
 	}
-	testutil.Eventually(t, "all ask", func() bool { return asked.Load() > 200 })
+	testutil.Eventually(t, "all ask", func() bool { return begun.Load() == 20 && asked.Load() > 200 })
 	r.begin()
 	r.await()
 	before := byNew.Load()

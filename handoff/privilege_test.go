@@ -19,6 +19,7 @@ import (
 
 // A service moves as root of a container as it does as any root.
 func TestWithLessPrivilege(t *testing.T) {
+	t.Parallel()
 	testutil.Rerun(t, []string{
 		"TestServiceTakeover", "TestServiceUpgrade", "TestServiceSuccessorFails", "TestServiceSuccessorToldToStop",
 		"TestServiceTwoSuccessors", "TestServiceUnixOwner", "TestServiceReplacesStalePath", "TestMove",

@@ -813,6 +813,7 @@ func TestServiceUnixOwner(t *testing.T) {
 
 // Each generation finishes its long request, however many generations there are by then.
 func TestServiceGenerationsDrain(t *testing.T) {
+	t.Parallel()
 	c := config(t)
 	c.Slow = 1500 * time.Millisecond
 	const generations = 5
