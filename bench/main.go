@@ -27,7 +27,7 @@ func main() {
 	var o options
 	only := flag.String("only", "", "run only what matches this `pattern`, such as message/SOCK_STREAM or exchange")
 	flag.StringVar(&o.out, "out", "", "write results.json, results.md and ratios.svg into this `folder`")
-	flag.StringVar(&o.page, "page", "", "put the tables of a run of everything into this Markdown `file`, between its markers")
+	flag.StringVar(&o.page, "page", "", "put the tables of a run of everything into this Markdown `file`, between its markers, and the picture beside it")
 	flag.IntVar(&o.rounds, "rounds", 40, "`number` of turns of each contender")
 	flag.DurationVar(&o.slice, "slice", 4*time.Millisecond, "`length` of a turn")
 	flag.Parse()

@@ -109,8 +109,8 @@ func TestReport(t *testing.T) {
 	if !strings.HasPrefix(page, "before\n") || !strings.HasSuffix(page, "after\n") || strings.Contains(page, "old") {
 		t.Errorf("the page is %q", page)
 	}
-	for _, name := range []string{"results.json", "results.md", "ratios.svg"} {
-		if st, err := os.Stat(filepath.Join(folder, "out", name)); err != nil || st.Size() == 0 {
+	for _, name := range []string{"out/results.json", "out/results.md", "out/ratios.svg", "ratios.svg"} {
+		if st, err := os.Stat(filepath.Join(folder, name)); err != nil || st.Size() == 0 {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

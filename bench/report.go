@@ -103,6 +103,9 @@ func (r *Report) write() error {
 		if err := insert(r.options.page, text); err != nil {
 			return err
 		}
+		if err := os.WriteFile(filepath.Join(filepath.Dir(r.options.page), "ratios.svg"), r.picture(), 0o644); err != nil {
+			return err
+		}
 	}
 	if r.options.out == "" {
 		return nil

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Measures everything, in less than 20 minutes on a quiet machine, and writes the results: as JSON, Markdown and a
-# picture into a folder, and, unless --only leaves something out, the tables into docs/benchmarks.md.
+# picture into a folder, and, unless --only leaves something out, the tables into docs/benchmarks.md and the picture beside it.
 #
 #	bash bench/run.sh [FOLDER] [OPTION…]     FOLDER is bench/results, options are those of bench --help
 set -euo pipefail
