@@ -302,7 +302,23 @@ func TestMovePieces(t *testing.T) {
 				defer c.halt.mu.Unlock()
 				return c.heard.Load() >= 0 && !c.halt.silent
 			})
+			// When another one has moved that was waiting, all have been asked to.
+			other := r.dial()
+			r.awaitCount(2)
+			testutil.Eventually(t, "the other one waits", func() bool {
+				for _, c := range r.old.open() {
+					c.halt.mu.Lock()
+					waits := c.halt.reading && c.heard.Load() < 0
+					c.halt.mu.Unlock()
+					if waits {
+						return true
+					}
+				}
+				return false
+			})
 			r.begin()
+			testutil.Eventually(t, "the other one has moved", func() bool { return r.into.count() == 1 })
+			other.Close()
 			k.send(whole[len("GET /pieces HTTP/1.1\r\n"):])
 			k.want("old /pieces ", false)
 			k.untilNew()
