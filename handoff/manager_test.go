@@ -3,6 +3,7 @@
 package handoff
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -296,7 +297,34 @@ func TestServiceUnderSystemd(t *testing.T) {
 	t.Logf("%d requests", load.answers)
 
 	main := m.HostPID(t, pid)
-	m.Systemctl(t, "stop", "web.service")
+	// It has something to finish: a client that is about to ask.
+	conn, err := net.Dial("tcp", tcp)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(time.Minute))
+	client := &talk{t, conn, bufio.NewReader(conn)}
+	client.send(get("/before"))
+	client.answer()
+	stopped := make(chan error, 1)
+	go func() {
+		out, err := m.Try("stop", "web.service")
+		if err != nil {
+			err = fmt.Errorf("stop: %w: %s", err, out)
+		}
+		stopped <- err
+	}()
+	testutil.Eventually(t, "it is told to stop", func() bool {
+		return strings.Contains(m.Log(t, "web"), pid+": "+string(EventStop))
+	})
+	for closes := false; !closes; {
+		client.send(get("/after"))
+		_, closes = client.answer()
+	}
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
 	show("MainPID", "0")
 	show("Result", "success")
 	show("ExecMainStatus", "0")
