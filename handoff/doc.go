@@ -7,7 +7,9 @@
 // is known from a silence and a reused pid deceives nobody. Linux 6.5.
 //
 // [Start] is the service that is made of it, which also knows service managers: it takes their sockets, and tells
-// them what happens.
+// them what happens. A server calls Start, [Service.Listen], [Service.Serve] and [Service.Ready], waits for
+// [Service.Stopping], and calls [Service.Drain]. It is replaced by whoever starts it again with the same
+// [Options].Socket, by [Service.Upgrade], or by a signal of Options.UpgradeSignals.
 //
 // Offer borrows what it offers, Take gives. docs/protocol.md has the messages, and the table of who
 // serves if either side dies at any step.

@@ -60,7 +60,7 @@ Exits with the status of COMMAND, 128 and the number if it was a signal.`,
 	f.add(c)
 	flags := c.Flags()
 	flags.StringVar(&f.name, "name", "", "name of the service (default that of COMMAND)")
-	flags.StringVar(&f.control, "control", "", "path of the control socket, none for none (default by name, in /run/fdpass for root, $XDG_RUNTIME_DIR/fdpass for others)")
+	flags.StringVar(&f.control, "control", "", "path of the control socket, none for none (default by name, in /run/fdpass for root, $XDG_RUNTIME_DIR/fdpass or /run/user/UID/fdpass for others, else abstract)")
 	flags.StringVar(&f.ready, "ready", "1s", "a generation is ready when it has run this long, or notify: when it says so")
 	flags.DurationVar(&f.timeout, "timeout", time.Minute, "with --ready notify: how long it may take until then")
 	flags.DurationVar(&f.drain, "drain", 10*time.Minute, "how long an old generation may take to end before it is killed, 0 for ever")
