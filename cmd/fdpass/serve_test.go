@@ -805,6 +805,8 @@ func TestMode(t *testing.T) {
 		check := func() {
 			t.Helper()
 			program := s.generations()[0].PID
+			// With --ready 0 it is live before it is the program.
+			s.until("the program runs", func() bool { return exe(t, program) != exe(t, s.cmd.Process.Pid) })
 			socket := fds(t, program)["3"]
 			for _, pid := range []int{s.cmd.Process.Pid, program} {
 				found := 0
