@@ -747,25 +747,7 @@ func TestArriveAwaitsClosed(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			testutil.NoLeaks(t)
-			m, err := newMover(time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer m.close()
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			l, err := newListener("web", ln, true)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.release()
-			a := arrivalsOf(t, m)
-			a.begin([]*listener{l})
-			if err := m.open(time.Minute); err != nil {
-				t.Fatal(err)
-			}
+			m, a, l := arriving(t)
 			ours, client := tcpPair(t)
 			defer ours.Close()
 			defer client.Close()
@@ -799,6 +781,31 @@ func TestArriveAwaitsClosed(t *testing.T) {
 	}
 }
 
+// arriving returns both sides of a move to the listener web, which has begun. They end with the test.
+func arriving(t *testing.T) (*mover, *arrivals, *listener) {
+	t.Helper()
+	m, err := newMover(time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(m.close)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := newListener("web", ln, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.release() })
+	a := arrivalsOf(t, m)
+	a.begin([]*listener{l})
+	if err := m.open(time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	return m, a, l
+}
+
 // The same from the other side: what is no connection that was asked for is refused, and closed.
 func TestArriveHostile(t *testing.T) {
 	item := func(it Item) []byte { return it.append(nil) }
@@ -811,25 +818,7 @@ func TestArriveHostile(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			testutil.NoLeaks(t)
-			m, err := newMover(time.Second)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer m.close()
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
-			if err != nil {
-				t.Fatal(err)
-			}
-			l, err := newListener("web", ln, true)
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer l.release()
-			a := arrivalsOf(t, m)
-			a.begin([]*listener{l})
-			if err := m.open(time.Minute); err != nil {
-				t.Fatal(err)
-			}
+			m, a, l := arriving(t)
 			one, two := tcpPair(t)
 			defer two.Close()
 			if err := m.conn.Send(newFrame(frameItems, 1, payload), one); err != nil {

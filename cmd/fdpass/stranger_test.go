@@ -3,7 +3,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -41,26 +40,9 @@ func asStranger(cmd *exec.Cmd) *exec.Cmd {
 // begin starts a helper of a stranger's, which ends with the test, and returns when it has said a line.
 func begin(t testing.TB, h testutil.Helper, args ...string) {
 	t.Helper()
-	cmd := h.CommandAs(t, testutil.Stranger, testutil.Stranger, nil, args...)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		in.Close()
-		if err := cmd.Wait(); err != nil {
-			t.Error(err)
-		}
-	})
-	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
-		t.Fatalf("%q, %v", line, err)
+	lines := testutil.Begin(t, h.CommandAs(t, testutil.Stranger, testutil.Stranger, nil, args...))
+	if !lines.Scan() {
+		t.Fatalf("the helper said nothing: %v", lines.Err())
 	}
 }
 

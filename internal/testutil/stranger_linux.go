@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"testing"
 
@@ -83,6 +84,20 @@ const nowhere = "/nonexistent/fdkit"
 func (h Helper) TrespassIn(t testing.TB, dir string, names ...string) (worked []string) {
 	t.Helper()
 	cmd := h.CommandAs(t, Stranger, Stranger, nil, append([]string{dir}, names...)...)
+	lines := Begin(t, cmd)
+	for lines.Scan() && lines.Text() != "done" {
+		worked = append(worked, lines.Text())
+	}
+	if lines.Text() != "done" {
+		t.Fatal("the helper did not finish")
+	}
+	return worked
+}
+
+// Begin starts a command that goes on until its standard input ends, which the end of the test does, and returns the
+// lines of its output.
+func Begin(t testing.TB, cmd *exec.Cmd) *bufio.Scanner {
+	t.Helper()
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -100,14 +115,7 @@ func (h Helper) TrespassIn(t testing.TB, dir string, names ...string) (worked []
 			t.Error(err)
 		}
 	})
-	lines := bufio.NewScanner(out)
-	for lines.Scan() && lines.Text() != "done" {
-		worked = append(worked, lines.Text())
-	}
-	if lines.Text() != "done" {
-		t.Fatal("the helper did not finish")
-	}
-	return worked
+	return bufio.NewScanner(out)
 }
 
 // PublicDir makes a folder that every user can reach.
