@@ -159,8 +159,7 @@ func (t *Takeover) Release(ctx context.Context) error {
 func (t *Takeover) Wait(ctx context.Context) error {
 	select {
 	case <-t.driver.done:
-		switch t.machine.out {
-		case outDone, outAlone:
+		if t.settled() {
 			return nil
 		}
 		return t.lost()
