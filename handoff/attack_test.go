@@ -526,12 +526,13 @@ func TestTakeCutOff(t *testing.T) {
 			to, err := Take(t.Context(), s, Wish{Name: "web", Deadlines: Deadlines{Answer: 50 * time.Millisecond, Commit: 50 * time.Millisecond}})
 			if err == nil {
 				err = to.Ready(t.Context())
-				if err == nil || errors.Is(err, ErrStateLost) {
+				if err == nil {
 					to.Serving()
 					_ = to.Wait(t.Context())
 				}
 				to.Close()
-				for _, it := range to.Late() {
+				final, _ := to.Final()
+				for _, it := range final.Items {
 					it.Close()
 				}
 			}
@@ -542,7 +543,7 @@ func TestTakeCutOff(t *testing.T) {
 	for range said {
 		select {
 		case err := <-results:
-			if err != nil && !errors.Is(err, ErrKept) && !errors.Is(err, ErrPredecessorGone) && !errors.Is(err, ErrPredecessorHung) && !errors.Is(err, ErrStateLost) {
+			if err != nil && !errors.Is(err, ErrKept) && !errors.Is(err, ErrPredecessorGone) && !errors.Is(err, ErrPredecessorHung) {
 				t.Errorf("not an error of a handoff: %v", err)
 			}
 		case <-timeout:

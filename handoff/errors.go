@@ -20,8 +20,8 @@ var (
 	// it serves.
 	ErrPredecessorHung = errors.New("handoff: the predecessor does not answer")
 
-	// ErrStateLost: the predecessor died before its final state had come. The successor serves, with
-	// everything but that.
+	// ErrStateLost, of [Service.Final]: the predecessor died before its final state had come. The successor
+	// serves, with everything but that.
 	ErrStateLost = errors.New("handoff: the predecessor's final state was lost")
 
 	// ErrVersion: the other side speaks other versions of the protocol.

@@ -4,7 +4,6 @@ package handoff_test
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -38,8 +37,7 @@ func ExampleStart() {
 		fmt.Fprintf(w, "generation %d", svc.Generation())
 	})}
 	go svc.Serve(srv, ln)
-	// A predecessor that died in the middle may have taken its state along: this process serves all the same.
-	if err := svc.Ready(ctx); err != nil && !errors.Is(err, handoff.ErrStateLost) {
+	if err := svc.Ready(ctx); err != nil {
 		log.Fatal(err)
 	}
 
@@ -138,6 +136,13 @@ func ExampleService_Keep() {
 		log.Fatal(err)
 	}
 	defer svc.Forget("notes") // before it is closed
-	fmt.Println(svc.State() == nil)
-	// Output: true
+
+	if err := svc.Ready(context.Background()); err != nil {
+		log.Fatal(err)
+	}
+	if _, err := svc.Final(); err != nil { // what the predecessor's Options.Final returned
+		fmt.Println("the predecessor died before it had said all:", err)
+	}
+	fmt.Println("serving")
+	// Output: serving
 }

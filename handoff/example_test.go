@@ -54,7 +54,11 @@ func Example() {
 		log.Fatal(err)
 	}
 	to.Serving() // it is ours: accept, and say so
-	fmt.Printf("serving %s, %s, %d late items\n", to.Items[0].Name, to.State(), len(to.Late()))
+	final, err := to.Final()
+	if err != nil {
+		log.Print(err) // the other side died before it had said all; this one serves
+	}
+	fmt.Printf("serving %s, %s, %d late items\n", to.Items[0].Name, final.State, len(final.Items))
 	if err := to.Wait(ctx); err != nil { // until the other side cannot take it back any more
 		log.Fatal(err)
 	}

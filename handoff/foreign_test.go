@@ -113,8 +113,11 @@ func TestTakeFromPython(t *testing.T) {
 		if ln.Addr().String() != "127.0.0.1:"+port {
 			t.Errorf("%v, python listened on port %s", ln.Addr(), port)
 		}
-		if err := to.Ready(t.Context()); err != nil || string(to.State()) != "python's state" {
-			t.Errorf("%v, %q", err, to.State())
+		if err := to.Ready(t.Context()); err != nil {
+			t.Error(err)
+		}
+		if final, err := to.Final(); err != nil || string(final.State) != "python's state" {
+			t.Errorf("%v, %q", err, final.State)
 		}
 		to.Serving()
 		if err := to.Wait(t.Context()); err != nil {
@@ -147,8 +150,11 @@ func TestPythonPredecessorDies(t *testing.T) {
 		python.next(t) // its port
 		python.expect(t, "adopted")
 		python.kill(t)
-		if err := to.Ready(t.Context()); !errors.Is(err, ErrStateLost) {
+		if err := to.Ready(t.Context()); err != nil {
 			t.Errorf("ready: %v", err)
+		}
+		if final, err := to.Final(); !errors.Is(err, ErrStateLost) || final.State != nil {
+			t.Errorf("final: %q, %v", final.State, err)
 		}
 		if err := to.Wait(t.Context()); err != nil {
 			t.Error(err)

@@ -101,7 +101,11 @@ func TestHandoff(t *testing.T) {
 		if err := to.Ready(ctx); err != nil {
 			t.Fatal(err)
 		}
-		late := to.Late()
+		final, err := to.Final()
+		if err != nil {
+			t.Error(err)
+		}
+		late := final.Items
 		if len(late) != 1 || late[0].Name != "late" || string(late[0].Unread) != "unread" {
 			t.Errorf("late items: %+v", late)
 		} else if again, err := late[0].TakeListener(); err != nil || again.Addr().String() != ln.Addr().String() {
@@ -109,7 +113,7 @@ func TestHandoff(t *testing.T) {
 		} else {
 			again.Close()
 		}
-		if b := to.State(); len(b) != len(state) || b[199_999] != 7 {
+		if b := final.State; len(b) != len(state) || b[199_999] != 7 {
 			t.Errorf("%d bytes of state", len(b))
 		}
 		to.Serving()

@@ -324,10 +324,9 @@ func (s *Service) Adopted() []Item {
 	return items
 }
 
-// Ready says that this process can serve. With a predecessor it waits until that says "yours"; it
-// returns nil when this process serves. The predecessor's final state is [Service.State] then.
-// [ErrStateLost] means that this process serves without it; with any other error it does not, the
-// predecessor does, and the program should end.
+// Ready says that this process can serve. With a predecessor it waits until that says "yours", or dies; it
+// returns nil when this process serves. What the predecessor knew only then is [Service.Final]. After an
+// error the predecessor serves, and the program should end.
 func (s *Service) Ready(ctx context.Context) error {
 	s.mu.Lock()
 	if s.ready {
@@ -351,14 +350,13 @@ func (s *Service) Ready(ctx context.Context) error {
 	s.leaveGiven()
 	var lost error
 	if s.takeover != nil {
-		err := s.takeover.Ready(ctx)
-		if err != nil && !errors.Is(err, ErrStateLost) {
+		if err := s.takeover.Ready(ctx); err != nil {
 			s.arrivals.end(ctx)
 			s.release()
 			_ = s.first.Close()
 			return err
 		}
-		lost = err
+		lost = s.takeover.lostState()
 	}
 	s.open()
 	if s.takeover != nil {
@@ -377,7 +375,7 @@ func (s *Service) Ready(ctx context.Context) error {
 	}
 	s.tell(Event{Kind: EventServing, Err: lost})
 	s.serveControl()
-	return lost
+	return nil
 }
 
 // beginArrivals takes connections that the predecessor passes on, for the listeners that are served.
@@ -403,22 +401,14 @@ func (s *Service) endArrivals(ctx context.Context) {
 	s.arrivals.end(ctx)
 }
 
-// State returns what the predecessor's Options.Final returned, when Ready has; nil without a
-// predecessor.
-func (s *Service) State() []byte {
+// Final returns what the predecessor's Options.Final returned, when Ready has; nothing without a predecessor.
+// The items come once, and the caller closes them. [ErrStateLost] if the predecessor died before all of it had
+// come: the items that had come are there, and no state. This process serves all the same.
+func (s *Service) Final() (Final, error) {
 	if s.takeover == nil {
-		return nil
+		return Final{}, nil
 	}
-	return s.takeover.State()
-}
-
-// Late gives the caller the items that the predecessor's Options.Final returned, when Ready has. The
-// caller closes them.
-func (s *Service) Late() []Item {
-	if s.takeover == nil {
-		return nil
-	}
-	return s.takeover.Late()
+	return s.takeover.Final()
 }
 
 // Generation counts the processes of the service: 1 is one that began afresh.

@@ -121,10 +121,11 @@ var aService = testutil.NewHelper("service", func([]string) error {
 	if c.FailBeforeReady {
 		return errors.New("the configuration is bad")
 	}
-	if err := svc.Ready(ctx); err != nil && !errors.Is(err, ErrStateLost) {
+	if err := svc.Ready(ctx); err != nil {
 		return err
 	}
-	tell(line{Event: "ready", Name: os.Getenv("VERSION"), Addr: ln.Addr().String(), State: string(svc.State())})
+	final, _ := svc.Final()
+	tell(line{Event: "ready", Name: os.Getenv("VERSION"), Addr: ln.Addr().String(), State: string(final.State)})
 	<-svc.Stopping()
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

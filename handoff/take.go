@@ -102,10 +102,10 @@ func Take(ctx context.Context, c *scm.Conn, w Wish) (*Takeover, error) {
 }
 
 // Ready says that this process can serve, and waits for the predecessor's "yours". It returns nil when
-// this process owns: it must accept from now on, and say so with [Takeover.Serving]. [ErrStateLost]
-// means the same but for the state, because the predecessor died in the middle; with any other
-// error this process never will own, its Items are closed, and the predecessor serves: [ErrKept],
-// [ErrPredecessorHung]. When ctx is done the handoff is given up, if it still can be.
+// this process owns, also of a predecessor that died in the middle: it must accept from now on, and say so
+// with [Takeover.Serving]. After an error this process never will own, its Items are closed, and the
+// predecessor serves: [ErrKept], [ErrPredecessorHung]. When ctx is done the handoff is given up, if it still
+// can be.
 func (t *Takeover) Ready(ctx context.Context) error {
 	t.driver.through(stepAdopted, nil)
 	stop := context.AfterFunc(ctx, func() { t.driver.tell(event{kind: evGiveUp}, ctx.Err()) })
@@ -119,24 +119,31 @@ func (t *Takeover) Ready(ctx context.Context) error {
 			return t.lost()
 		}
 	}
-	if !t.complete {
-		return ErrStateLost
-	}
 	return nil
 }
 
 // PID returns the predecessor's pid.
 func (t *Takeover) PID() int { return t.driver.peer.PID }
 
-// State returns what the predecessor's Pause returned. It is complete when Ready has returned nil.
-func (t *Takeover) State() []byte { return t.state }
-
-// Late returns the items that came with the commit, when Ready has returned. They are the caller's, who
-// closes them.
-func (t *Takeover) Late() []Item {
-	late := t.late
+// Final returns what the predecessor's Pause returned, when Ready has. The items come once, and the caller
+// closes them. [ErrStateLost] if the predecessor died before all of it had come: the items that had come are
+// there, and no state. This process owns all the same.
+func (t *Takeover) Final() (Final, error) {
+	f := Final{State: t.state, Items: t.late}
 	t.late = nil
-	return late
+	err := t.lostState()
+	if err != nil {
+		f.State = nil
+	}
+	return f, err
+}
+
+// lostState says whether all of the predecessor's final state has come, when this process owns.
+func (t *Takeover) lostState() error {
+	if !t.complete {
+		return ErrStateLost
+	}
+	return nil
 }
 
 // Serving says that this process accepts on everything that it has claimed, and names the items that it has

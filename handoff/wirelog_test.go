@@ -261,8 +261,11 @@ func recordWhole(t testing.TB, style socketpair.Style) []logged {
 			return
 		}
 		defer to.Close()
-		if err := to.Ready(context.Background()); err != nil || string(to.State()) != "17 visitors" {
-			t.Errorf("%v, %q", err, to.State())
+		if err := to.Ready(context.Background()); err != nil {
+			t.Error(err)
+		}
+		if final, err := to.Final(); err != nil || string(final.State) != "17 visitors" {
+			t.Errorf("%v, %q", err, final.State)
 		}
 		to.Serving()
 		if err := to.Release(context.Background()); err != nil {

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pkg/errors"
-
 	"github.com/fdkit/fdkit/handoff"
 )
 
@@ -53,9 +51,7 @@ func (s *server) run(ctx context.Context, addr string, o handoff.Options) error 
 		}
 	}()
 	reached("ready") // for --kill only
-
-	// Lost is the state of a predecessor that died in the middle. This server has none: it serves.
-	if err := svc.Ready(ctx); err != nil && !errors.Is(err, handoff.ErrStateLost) {
+	if err := svc.Ready(ctx); err != nil {
 		return err
 	}
 	select {

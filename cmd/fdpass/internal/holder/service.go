@@ -86,17 +86,16 @@ func Hold(ctx context.Context, o Options) error {
 		return giveUp(svc, err)
 	}
 	go server.serve(ln)
-	switch err := svc.Ready(ctx); {
-	case err == nil:
-		if b := svc.State(); b != nil {
-			ids, err := parseIDs(b)
-			if err != nil {
-				return err
-			}
-			store.retain(ids)
-		}
-	case !errors.Is(err, handoff.ErrStateLost): // then what was deleted last is back
+	if err := svc.Ready(ctx); err != nil {
 		return err
+	}
+	final, _ := svc.Final() // what was deleted last is back if it is lost
+	if final.State != nil {
+		ids, err := parseIDs(final.State)
+		if err != nil {
+			return err
+		}
+		store.retain(ids)
 	}
 	go store.run(ctx)
 	server.set(serving)
