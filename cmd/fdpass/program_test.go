@@ -162,17 +162,23 @@ var look = testutil.NewHelper("look", func([]string) error {
 		name, value, _ := strings.Cut(v, "=")
 		in.Environment[name] = value
 	}
-	status, err := os.ReadFile("/proc/self/status")
-	if err != nil {
+	var err error
+	if in.Blocked, in.Ignored, err = signalMasks(); err != nil {
 		return err
-	}
-	for _, line := range strings.Split(string(status), "\n") {
-		if value, ok := strings.CutPrefix(line, "SigBlk:\t"); ok {
-			in.Blocked = value
-		}
-		if value, ok := strings.CutPrefix(line, "SigIgn:\t"); ok {
-			in.Ignored = value
-		}
 	}
 	return json.NewEncoder(os.Stdout).Encode(in)
 })
+
+// signalMasks returns which signals this process blocks and ignores, as proc(5) writes them.
+func signalMasks() (blocked, ignored string, err error) {
+	status, err := os.ReadFile("/proc/self/status")
+	for _, line := range strings.Split(string(status), "\n") {
+		if value, ok := strings.CutPrefix(line, "SigBlk:\t"); ok {
+			blocked = value
+		}
+		if value, ok := strings.CutPrefix(line, "SigIgn:\t"); ok {
+			ignored = value
+		}
+	}
+	return blocked, ignored, err
+}
