@@ -81,6 +81,7 @@ var protections = []protection{
 	{"handoff-unclaimed", "handoff/service.go", `s.takeover.Serving(unclaimed...)`, `s.takeover.Serving()`, "./handoff", "TestServiceUnclaimed"},
 	{"handoff-pause", "handoff/service.go", `if err := k.pause(ctx); err != nil {`, `if err := context.Cause(ctx); k == nil || err != nil {`, "./handoff", "TestServiceDuringProbation"},
 	{"handoff-told", "handoff/service.go", `if !s.taking.CompareAndSwap(false, true) {`, `if false {`, "./handoff", "TestServiceTwoSuccessors"},
+	{"handoff-addresses", "handoff/service.go", `s.control.close(why == Told && s.ownsForGood())`, `s.control.close(why == Told && s.ownsForGood()); s.control.unlock()`, "./handoff", "TestServiceStopKeepsItsAddresses"},
 	{"handoff-deploy", "handoff/child.go", `path, err := exec.LookPath(os.Args[0])`, `path, err := "/proc/self/exe", error(nil)`, "./handoff", "TestServiceDeploy"},
 	{"handoff-drain", "handoff/drain.go", `if shutdown == nil && !d.needed() {`, `if shutdown == nil {`, "./handoff", "TestDrainAnswersNewConnection"},
 	{"handoff-drain-half", "handoff/drain.go", `return h.sock == nil || !h.sock.heardSince(limit) && !sysfd.Readable(h.sock)`, `_ = sysfd.Readable; return true`, "./handoff", "TestDrainHearsHalfRequest"},

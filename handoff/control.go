@@ -258,7 +258,7 @@ func (s *Service) welcome(accepted net.Conn) {
 	_ = s.handOver(s.ctx, c, false) // what happens is told as events
 }
 
-// close closes this process's copies. The last owner takes the path away, if it is still its own.
+// close ends the socket in this process. The last owner takes the path away, if it is still its own.
 func (c *control) close(last bool) {
 	if c.ln != nil {
 		_ = c.ln.release()
@@ -268,7 +268,11 @@ func (c *control) close(last bool) {
 			_ = os.Remove(c.path)
 		}
 	}
-	if c.lock != nil {
+}
+
+// unlock closes this process's copy of the lock. Others may begin afresh if it is the last.
+func (c *control) unlock() {
+	if c != nil && c.lock != nil {
 		_ = c.lock.Close()
 	}
 }

@@ -73,13 +73,14 @@ func (s *Service) Drain(ctx context.Context) error {
 		s.manager.drains(ctx)
 	}
 	s.emptyQueues(ctx, why)
+	if why == Told {
+		s.closeListeners(ctx)
+	}
 	cut := s.drainAll(ctx)
 	for _, k := range s.all() {
-		k.release()
-		if why == Told && s.ownsForGood() || s.isLeft(k) {
-			k.unlink()
-		}
+		s.close(k)
 	}
+	s.control.unlock()
 	s.tell(Event{Kind: EventDrained, Took: time.Since(start), Count: cut})
 	leave := func() {
 		s.cancel()
@@ -110,6 +111,31 @@ func (s *Service) emptyQueues(ctx context.Context, why Reason) {
 		}
 	}
 	emptied.Wait()
+}
+
+// closeListeners closes the listeners of a service that nobody follows. A process that begins afresh waits for the
+// lock until their addresses are free, and those of packet sockets, which handlers need for their answers.
+func (s *Service) closeListeners(ctx context.Context) {
+	answering := false
+	for _, k := range s.all() {
+		if k.packet != nil {
+			answering = true
+			continue
+		}
+		_ = k.pause(ctx) // so that no connection comes that is not counted
+		s.close(k)
+	}
+	if !answering {
+		s.control.unlock()
+	}
+}
+
+// close closes this process's copy of a socket. The last owner takes the path away.
+func (s *Service) close(k *socket) {
+	k.release()
+	if s.Reason() == Told && s.ownsForGood() || s.isLeft(k) {
+		k.unlink()
+	}
 }
 
 // startMoving has idle connections move to the successor, in the background, until their grace is over or stop is

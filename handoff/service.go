@@ -744,6 +744,7 @@ func (s *Service) release() {
 	}
 	if s.control != nil {
 		s.control.close(false)
+		s.control.unlock()
 	}
 }
 

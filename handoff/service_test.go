@@ -943,6 +943,82 @@ func TestServiceStopServesTheQueue(t *testing.T) {
 	}
 }
 
+// A service that begins when another is told to stop finds its addresses free: it does not begin before. The other's
+// connections do not keep it waiting, its packet sockets do.
+func TestServiceStopKeepsItsAddresses(t *testing.T) {
+	for _, network := range []string{"tcp", "udp"} {
+		t.Run(network, func(t *testing.T) {
+			testutil.NoLeaks(t)
+			o := Options{Name: "test", Socket: filepath.Join(t.TempDir(), "s"), Program: "/bin/false"}
+			svc, err := Start(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ln, err := svc.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			address := ln.Addr().String()
+			if network == "udp" {
+				c, err := svc.ListenPacket("udp", "127.0.0.1:0")
+				if err != nil {
+					t.Fatal(err)
+				}
+				address = c.LocalAddr().String()
+			}
+			if err := svc.Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			client, err := net.Dial("tcp", ln.Addr().String())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer client.Close()
+			accepted, err := ln.Accept()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := svc.Stop(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			defer cancel()
+			if _, err := Start(ctx, o); !errors.Is(err, context.DeadlineExceeded) {
+				t.Fatalf("another began while the listener is open: %v", err)
+			}
+
+			draining, drain := context.WithCancel(t.Context())
+			defer drain()
+			drained := make(chan error, 1)
+			go func() { drained <- svc.Drain(draining) }()
+			if network == "udp" {
+				ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+				defer cancel()
+				if _, err := Start(ctx, o); !errors.Is(err, context.DeadlineExceeded) {
+					t.Fatalf("another began while the packet socket is open: %v", err)
+				}
+				accepted.Close() // and so the drain ends
+			}
+			next, err := Start(t.Context(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if network == "udp" {
+				_, err = next.ListenPacket("udp", address)
+			} else {
+				_, err = next.Listen("tcp", address)
+			}
+			if err != nil {
+				t.Errorf("the address of the one before: %v", err)
+			}
+			accepted.Close()
+			if err := errors.Join(<-drained, next.Stop(t.Context()), next.Drain(t.Context())); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // oneByOne is a server that answers each client before it accepts the next.
 type oneByOne struct{}
 
