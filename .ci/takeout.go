@@ -67,7 +67,7 @@ var protections = []protection{
 	{"handoff-resume", "handoff/offer.go", "\t\t\t<-p.paused\n", "", "./handoff", "TestResumeComesBehindPause"},
 	{"handoff-reason", "handoff/driver.go", `d.fail(errLeft)`, ``, "./handoff", "TestServiceUnderAttack"},
 	{"handoff-policy", "handoff/driver.go", `if err = policy.CheckSender(&peer); err == nil && peer.Process == nil {`, `if peer.Process == nil {`, "./handoff", "TestPolicyOfPair"},
-	{"handoff-silent", "handoff/control.go", `if err := policyOr(s.options.Policy).Check(c); err != nil {`, `if err := error(nil); err != nil {`, "./handoff", "TestServiceAndStranger"},
+	{"handoff-silent", "handoff/control.go", `peer, err = begin(s.ctx, c,`, `s.taking.Store(true); defer s.taking.Store(false); peer, err = begin(s.ctx, c,`, "./handoff", "TestServiceSilentConnections"},
 	{"handoff-mode", "handoff/control.go", `syscall.Fchmod(int(fd), 0o600)`, `syscall.Fchmod(int(fd), 0o666)`, "./handoff", "TestServiceAndStranger"},
 	{"handoff-folder", "handoff/control.go", `if info.Mode().Perm()&0o002 != 0 {`, `if false {`, "./handoff", "TestStartRefusesFolder"},
 	{"handoff-owner", "handoff/control.go", `if !anyOwner && owner != 0 && (owner != int64(os.Geteuid()) || !known) {`, `if _ = known; false {`, "./handoff", "TestStartRefusesFolder"},

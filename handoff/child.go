@@ -33,7 +33,7 @@ func (s *Service) Upgrade(ctx context.Context) error {
 		s.tell(Event{Kind: EventKept, Err: err})
 		return err
 	}
-	if err = s.handOver(ctx, c, true); err == nil {
+	if err = s.handOver(ctx, c, nil); err == nil {
 		return nil
 	}
 	// It owns nothing and cannot come to own anything; it must not go on as if.

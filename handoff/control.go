@@ -249,13 +249,18 @@ func (s *Service) welcome(accepted net.Conn) {
 		_ = accepted.Close()
 		return
 	}
-	// Whoever connected is known at once. A stranger that then says nothing must not hold up a successor.
-	if err := policyOr(s.options.Policy).Check(c); err != nil {
+	// Whoever connected is known at once. One that then says nothing must not hold up a successor.
+	var peer credentials.Sender
+	if err = policyOr(s.options.Policy).Check(c); err != nil {
 		_ = c.Close()
+	} else {
+		peer, err = begin(s.ctx, c, s.options.Policy, s.options.Deadlines.withDefaults().Hello)
+	}
+	if err != nil {
 		s.tell(Event{Kind: EventKept, Err: because(ErrKept, err)})
 		return
 	}
-	_ = s.handOver(s.ctx, c, false) // what happens is told as events
+	_ = s.handOver(s.ctx, c, &peer) // what happens is told as events
 }
 
 // close ends the socket in this process. The last owner takes the path away, if it is still its own.

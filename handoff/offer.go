@@ -48,8 +48,10 @@ type Offering struct {
 
 	Deadlines Deadlines
 
-	// Of a Service, or nil. admit says whether this process may be the successor; letGo is called before the
-	// successor hears that nobody can take back from it, and must return in half of Deadlines.Answer.
+	// Of a Service, or nil. peer has proved already who it is; admit says whether this process may be the successor;
+	// letGo is called before the successor hears that nobody can take back from it, and must return in half of
+	// Deadlines.Answer.
+	peer  *credentials.Sender
 	admit func(*credentials.Sender) error
 	letGo func(pid int)
 }
@@ -73,11 +75,12 @@ func Offer(ctx context.Context, c *scm.Conn, o Offering) error {
 	for i := range o.Items {
 		if err := o.Items[i].check(); err != nil {
 			_ = c.Close()
+			_ = o.peer.Close()
 			return because(ErrKept, err)
 		}
 	}
 	wait := o.Deadlines.withDefaults()
-	peer, err := begin(ctx, c, o.Policy, wait.Hello)
+	peer, err := o.begin(ctx, c)
 	if err != nil {
 		return because(ErrKept, err)
 	}
@@ -116,7 +119,7 @@ func Offer(ctx context.Context, c *scm.Conn, o Offering) error {
 
 // refuse tells a successor that proves who it is why it gets nothing.
 func refuse(ctx context.Context, c *scm.Conn, o Offering, why error) error {
-	peer, err := begin(ctx, c, o.Policy, o.Deadlines.withDefaults().Hello)
+	peer, err := o.begin(ctx, c)
 	if err != nil {
 		return because(ErrKept, err)
 	}
@@ -152,6 +155,13 @@ func policyOr(policy *credentials.Policy) credentials.Policy {
 		return *policy
 	}
 	return credentials.AnyOf(credentials.SameUser(), credentials.Root())
+}
+
+func (o *Offering) begin(ctx context.Context, c *scm.Conn) (credentials.Sender, error) {
+	if o.peer != nil {
+		return *o.peer, nil
+	}
+	return begin(ctx, c, o.Policy, o.Deadlines.withDefaults().Hello)
 }
 
 // begin makes sure who is at the other end. After an error c is closed.

@@ -463,15 +463,15 @@ func (s *Service) beginHandoff() (done func(error), ok bool) {
 }
 
 // handOver offers the service to the process at the other end of c, and takes c over. It is a child of this
-// process, or somebody who may not even be a successor.
-func (s *Service) handOver(ctx context.Context, c *scm.Conn, child bool) (err error) {
+// process, of which nothing is known yet, or peer.
+func (s *Service) handOver(ctx context.Context, c *scm.Conn, peer *credentials.Sender) (err error) {
 	done, ok := s.beginHandoff()
 	if !ok {
-		return s.refuse(ctx, c, errors.New("another successor is taking over"))
+		return s.refuse(ctx, c, peer, errors.New("another successor is taking over"))
 	}
 	defer func() { done(err) }()
 	if why := s.Reason(); why != "" {
-		return s.refuse(ctx, c, errors.New("the service was "+string(why)))
+		return s.refuse(ctx, c, peer, errors.New("the service was "+string(why)))
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -480,21 +480,21 @@ func (s *Service) handOver(ctx context.Context, c *scm.Conn, child bool) (err er
 	told := s.told
 	s.mu.Unlock()
 	if told {
-		return s.refuse(ctx, c, errors.New("the service was "+string(Told)))
+		return s.refuse(ctx, c, peer, errors.New("the service was "+string(Told)))
 	}
-	if child {
+	if peer == nil {
 		s.manager.reloads()
 	}
 	s.tell(Event{Kind: EventOffering})
 	m, items, err := s.items()
 	if err != nil {
-		return s.refuse(ctx, c, err)
+		return s.refuse(ctx, c, peer, err)
 	}
 	var paused time.Time
 	var dropped uint32
 	err = Offer(ctx, c, Offering{
 		Name: s.options.Name, Generation: s.generation, Items: items,
-		Policy: s.options.Policy, Deadlines: s.options.Deadlines, letGo: s.manager.letGo,
+		Policy: s.options.Policy, Deadlines: s.options.Deadlines, peer: peer, letGo: s.manager.letGo,
 		admit:     func(peer *credentials.Sender) error { return s.admit(ctx, peer) },
 		Unclaimed: s.leaveWith,
 		Progress: func(n, total int) {
@@ -567,8 +567,10 @@ func (s *Service) dropped() (n uint32) {
 }
 
 // refuse tells a successor why it cannot have the service.
-func (s *Service) refuse(ctx context.Context, c *scm.Conn, why error) error {
-	err := refuse(ctx, c, Offering{Name: s.options.Name, Generation: s.generation, Policy: s.options.Policy, Deadlines: s.options.Deadlines}, why)
+func (s *Service) refuse(ctx context.Context, c *scm.Conn, peer *credentials.Sender, why error) error {
+	err := refuse(ctx, c, Offering{
+		Name: s.options.Name, Generation: s.generation, Policy: s.options.Policy, Deadlines: s.options.Deadlines, peer: peer,
+	}, why)
 	s.tell(Event{Kind: EventKept, Err: err})
 	return err
 }

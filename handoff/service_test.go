@@ -543,6 +543,25 @@ func TestServiceTwoSuccessors(t *testing.T) {
 	mustServe(t, c, ready.Addr, next.PID)
 }
 
+// A process of the same user that connects and says nothing, a monitor say, turns no successor away.
+func TestServiceSilentConnections(t *testing.T) {
+	c := config(t)
+	ready := launch(t, c).await("ready")
+	for range 10 {
+		silent, err := net.Dial("unixpacket", c.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer silent.Close()
+	}
+	one, err := takeByPath(t, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	one.Abort(errors.New("changed my mind"))
+	mustServe(t, c, ready.Addr, ready.PID)
+}
+
 // A program that keeps and forgets all the while must not turn a successor away.
 func TestServiceForgetKeepsNobodyOut(t *testing.T) {
 	svc, err := Start(t.Context(), Options{Name: "test", Program: "/bin/false"})
