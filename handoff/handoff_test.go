@@ -130,6 +130,7 @@ func TestHandoff(t *testing.T) {
 // of it, and both sides are told of each message.
 func TestHandoffOfMany(t *testing.T) {
 	const many = 10_000
+	testutil.NeedFiles(t, many+100)
 	eachStyle(t, func(t *testing.T, style socketpair.Style) {
 		ctx := t.Context()
 		p, s := pair(t, style)

@@ -36,8 +36,8 @@ type Named struct {
 // execve. So the child first executes this program again, /proc/self/exe, in which the init function of
 // a package that this one imports sets the variable and executes cmd's program: the same process, a few
 // milliseconds later. Init functions of other packages may run before it; main does not. It needs /proc, also
-// under SysProcAttr.Chroot, and a program without set-user-ID or file capabilities. A shell could do it
-// too, but is not everywhere.
+// under SysProcAttr.Chroot, and this program without set-user-ID or file capabilities, and executable for the user
+// of SysProcAttr.Credential. A shell could do it too, but is not everywhere.
 //
 // Start returns when cmd's program runs, or the context of exec.CommandContext has killed it. That the
 // program cannot be executed is an error here, with the errno. Errors are otherwise those of cmd.Start; EINVAL

@@ -167,6 +167,13 @@ func TestStartAsOtherUser(t *testing.T) {
 	testutil.NoLeaks(t)
 	testutil.NeedRoot(t)
 	cmd := showInherited.CommandAs(t, 4242, 4242, nil)
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(self, 0o755); err != nil { // go test made it, with the umask of whoever runs it
+		t.Fatal(err)
+	}
 	got := started(t, cmd, systemd.Named{Name: "a", Conn: liveListener(t)})
 	if !strings.HasPrefix(got, "a: socket SOCK_STREAM listening true") {
 		t.Errorf("%q", got)

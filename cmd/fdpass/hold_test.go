@@ -440,9 +440,7 @@ func TestTransferIsWhole(t *testing.T) {
 func TestHoldTenThousand(t *testing.T) {
 	testutil.NoLeaks(t)
 	const n = 10000
-	if limit := softLimit(t); limit < 2*n {
-		t.Skipf("RLIMIT_NOFILE is %d, this needs %d", limit, 2*n)
-	}
+	testutil.NeedFiles(t, 2*n)
 	path := filepath.Join(t.TempDir(), "s")
 	first := hold(t, path)
 	start := time.Now()
@@ -465,15 +463,6 @@ func TestHoldTenThousand(t *testing.T) {
 	start = time.Now()
 	mustHave(t, path, inodes)
 	t.Logf("given back in %v", time.Since(start))
-}
-
-func softLimit(t testing.TB) uint64 {
-	t.Helper()
-	var r unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &r); err != nil {
-		t.Fatal(err)
-	}
-	return r.Cur
 }
 
 // Clients that store, retrieve, take, delete and list all the while do not notice that holders come

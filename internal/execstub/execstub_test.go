@@ -83,6 +83,9 @@ func TestStubRefusesSetUser(t *testing.T) {
 	if err := os.WriteFile(program, self, 0o755); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.Chmod(program, 0o755); err != nil { // whatever the umask is
+		t.Fatal(err)
+	}
 	if out, report, err := stub(t, program, 4242, "/bin/echo", "echo", "harmless"); out != "harmless\n" || err != nil {
 		t.Fatalf("without the bit: %q, %q, %v", out, report, err)
 	}

@@ -131,6 +131,7 @@ func Main(m *testing.M) {
 	if name := os.Getenv(helperVariable); name != "" {
 		os.Exit(runHelper(name))
 	}
+	neutral()
 	code := m.Run()
 	if readable.dir != "" {
 		_ = os.RemoveAll(readable.dir)
@@ -141,6 +142,18 @@ func Main(m *testing.M) {
 		code = 1
 	}
 	os.Exit(code)
+}
+
+// neutral makes the surroundings of the tests the same, whoever runs them: a service manager of its own says nothing to
+// them, and other users can read what is made for them.
+func neutral() {
+	for _, v := range os.Environ() {
+		name, _, _ := strings.Cut(v, "=")
+		if strings.HasPrefix(name, "LISTEN_") || strings.HasPrefix(name, "WATCHDOG_") || name == "NOTIFY_SOCKET" {
+			_ = os.Unsetenv(name)
+		}
+	}
+	syscall.Umask(0o022)
 }
 
 func runHelper(name string) int {

@@ -55,3 +55,28 @@ func FillTable(t testing.TB, free int) (empty func()) {
 	t.Cleanup(empty)
 	return empty
 }
+
+// NeedFiles raises RLIMIT_NOFILE to n, also for the processes that this one starts, until the test ends. It skips
+// the test of a user who may not.
+func NeedFiles(t testing.TB, n uint64) {
+	t.Helper()
+	var old unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+		t.Fatal(err)
+	}
+	if old.Cur >= n {
+		return
+	}
+	switch err := unix.Setrlimit(unix.RLIMIT_NOFILE, &unix.Rlimit{Cur: n, Max: max(n, old.Max)}); err {
+	case nil:
+	case unix.EPERM:
+		t.Skipf("RLIMIT_NOFILE is at most %d, this needs %d", old.Max, n)
+	default:
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &old); err != nil {
+			t.Errorf("restore the limit: %v", err)
+		}
+	})
+}
