@@ -191,3 +191,57 @@ func TestEarlyRelease(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// offeringOn is the predecessor's side over c, without its driver.
+func offeringOn(ctx context.Context, c *scm.Conn, o Offering) *offering {
+	ctx, cancel := context.WithCancel(ctx)
+	return &offering{
+		Offering: o, ctx: ctx, cancel: cancel, driver: newDriver(c, "predecessor"), deadlines: o.Deadlines.withDefaults(),
+		acks: make(chan int, 1), paused: make(chan struct{}),
+	}
+}
+
+// A successor that does not acknowledge late items does not prolong the pause.
+func TestPauseEndsWithoutAcknowledgement(t *testing.T) {
+	testutil.NoLeaks(t)
+	c, s := pair(t, socketpair.SeqPacket)
+	defer c.Close()
+	defer s.Close()
+	p := offeringOn(t.Context(), c, Offering{
+		Deadlines: Deadlines{MaxPause: time.Millisecond},
+		Pause: func(context.Context) (Final, error) {
+			return Final{Items: []Item{{Name: "late", Kind: File, Conn: os.Stdin}}}, nil
+		},
+	})
+	defer p.cancel()
+	if err := within(t, p.pause); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("pause: %v", err)
+	}
+}
+
+// What is said after a pause that was too long is not cut off by the end of the pause.
+func TestPauseLeavesNoDeadline(t *testing.T) {
+	testutil.NoLeaks(t)
+	c, s := pair(t, socketpair.SeqPacket)
+	defer c.Close()
+	defer s.Close()
+	p := offeringOn(t.Context(), c, Offering{
+		Deadlines: Deadlines{MaxPause: time.Millisecond},
+		Pause: func(ctx context.Context) (Final, error) {
+			<-ctx.Done()
+			for !errors.Is(c.Send([]byte("x")), os.ErrDeadlineExceeded) { // until it is cut off
+				if _, err := s.Receive(make([]byte, 1), 0); err != nil {
+					return Final{}, err
+				}
+			}
+			return Final{}, nil
+		},
+	})
+	defer p.cancel()
+	if err := within(t, p.pause); err != nil {
+		t.Errorf("pause: %v", err)
+	}
+	if err := c.Send([]byte("x")); err != nil {
+		t.Errorf("send: %v", err)
+	}
+}

@@ -278,9 +278,16 @@ func (p *offering) pause() error {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.deadlines.MaxPause)
 	defer cancel()
-	// A successor that reads nothing does not prolong the pause.
-	stop := context.AfterFunc(ctx, func() { _ = p.driver.channel.conn.SetWriteDeadline(past) })
-	defer stop()
+	// A successor that reads nothing does not prolong the pause. What is said behind it has a deadline of its own,
+	// into which this one must not fall.
+	conn, cut := p.driver.channel.conn, make(chan struct{})
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(past); close(cut) })
+	defer func() {
+		if !stop() {
+			<-cut
+			_ = conn.SetWriteDeadline(time.Time{})
+		}
+	}()
 	final, err := p.Pause(ctx)
 	if err != nil {
 		return errors.WithMessage(err, "handoff: pause")
@@ -293,11 +300,11 @@ func (p *offering) pause() error {
 			return err
 		}
 	}
-	if err := p.sendItems(final.Items, len(p.Items)); err != nil {
+	if err := p.sendItems(ctx, final.Items, len(p.Items)); err != nil {
 		return errors.WithMessage(err, "handoff: send the late items")
 	}
 	for chunk := range slices.Chunk(final.State, maxPayload-16) {
-		if err := p.driver.channel.conn.Send(newFrame(frameState, 0, appendBytes(nil, tagData, chunk))); err != nil {
+		if err := conn.Send(newFrame(frameState, 0, appendBytes(nil, tagData, chunk))); err != nil {
 			return errors.WithMessage(err, "handoff: send the state")
 		}
 	}
@@ -315,12 +322,12 @@ func (p *offering) offer() error {
 	if err := p.driver.channel.conn.Send(newFrame(frameManifest, 0, appendUint32(nil, tagCount, count))); err != nil {
 		return err
 	}
-	return p.sendItems(p.Items, 0)
+	return p.sendItems(p.ctx, p.Items, 0)
 }
 
-// sendItems sends items, as many in a frame as fit, and waits until all are acknowledged. The
+// sendItems sends items, as many in a frame as fit, and waits until all are acknowledged, or ctx ends. The
 // acknowledgements count from the beginning of the handoff, in which before were sent earlier.
-func (p *offering) sendItems(items []Item, before int) error {
+func (p *offering) sendItems(ctx context.Context, items []Item, before int) error {
 	conn := p.driver.channel.conn
 	count, window := len(items), unacknowledged()
 	var frame []byte
@@ -346,6 +353,8 @@ func (p *offering) sendItems(items []Item, before int) error {
 			if p.Progress != nil {
 				p.Progress(before+acked, before+count)
 			}
+		case <-ctx.Done():
+			return ctx.Err()
 		case <-p.driver.over:
 			return nil
 		}
