@@ -112,7 +112,7 @@ func (m *mover) take(limit int) []*conn {
 
 // open hears for which listeners the successor takes connections. It says that when it serves, so it has.
 func (m *mover) open(limit time.Duration) error {
-	f, err := m.receive(min(limit, m.limit))
+	f, err := m.receive(time.Now().Add(min(limit, m.limit)))
 	if err != nil {
 		return err
 	}
@@ -191,8 +191,9 @@ func (m *mover) move(batch []*conn) (err error) {
 		}
 		items = items[len(files):]
 	}
+	until := time.Now().Add(m.limit)
 	for acked := 0; acked < m.moved+len(batch); {
-		f, err := m.receive(m.limit)
+		f, err := m.receive(until)
 		if err != nil {
 			return err
 		}
@@ -233,9 +234,9 @@ func (m *mover) takeBack(batch []*conn, why error) {
 	}
 }
 
-// receive returns the next frame, which has no descriptors.
-func (m *mover) receive(limit time.Duration) (frame, error) {
-	_ = m.conn.SetReadDeadline(time.Now().Add(limit))
+// receive returns the next frame, which has no descriptors, if it comes before the deadline.
+func (m *mover) receive(deadline time.Time) (frame, error) {
+	_ = m.conn.SetReadDeadline(deadline)
 	p := make([]byte, frameHeader+maxPayload)
 	got, err := m.conn.Receive(p, 0)
 	if err != nil {

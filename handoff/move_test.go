@@ -607,7 +607,7 @@ func TestMoveDrainOfHung(t *testing.T) {
 		t.Fatal(err)
 	}
 	a.Close()
-	if _, err := m.receive(time.Minute); err != nil { // acknowledged
+	if _, err := m.receive(time.Now().Add(time.Minute)); err != nil { // acknowledged
 		t.Fatal(err)
 	}
 	r := &removal{t: t, addr: ln.Addr().String()}
@@ -694,6 +694,31 @@ func TestMoveHostile(t *testing.T) {
 	}
 }
 
+// A successor that never stops talking does not postpone the end of the wait for its acknowledgement.
+func TestMoveFlood(t *testing.T) {
+	testutil.NoLeaks(t)
+	m, err := newMover(100 * time.Millisecond)
+	if err != nil {
+		t.Fatal(err)
+	}
+	flooded := make(chan struct{})
+	go func() {
+		defer close(flooded)
+		for m.theirs.Send(newFrame(frameAck, 0, appendUint32(nil, tagCount, 0))) == nil {
+		}
+	}()
+	a, b := tcpPair(t)
+	defer b.Close()
+	l := &listener{name: "web", conns: map[*conn]struct{}{}}
+	c := l.add(newConn(l, a))
+	defer c.Close()
+	if err := within(t, func() error { return m.move([]*conn{c}) }); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("move: %v", err)
+	}
+	m.close()
+	<-flooded
+}
+
 // Nobody reads from a batch before the successor has been told that it stays. If it lives and cannot be told, nobody
 // could say whose the connections are: they are closed.
 func TestMoveUntold(t *testing.T) {
@@ -757,7 +782,7 @@ func TestArriveAwaitsClosed(t *testing.T) {
 			if err := m.conn.Send(newFrame(frameItems, 1, (&Item{Name: "web", Kind: Connection}).append(nil)), ours); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := m.receive(time.Minute); err != nil { // acknowledged
+			if _, err := m.receive(time.Now().Add(time.Minute)); err != nil { // acknowledged
 				t.Fatal(err)
 			}
 			for _, f := range c.frames {
