@@ -166,7 +166,7 @@ func (a *arrivals) run(listeners []*listener) error {
 
 // receiveConns makes connections of a message. After an error the predecessor's copies are all there is.
 func receiveConns(m *scm.Message, byName map[string]*listener) (batch []*conn, err error) {
-	defer m.Close()
+	defer discard(&m.Files)
 	f, err := parsePacket(m.Data)
 	if err != nil || f.kind != frameItems {
 		return nil, err

@@ -50,6 +50,17 @@ func (a *attacker) send(kind frameType, payload []byte, fds ...int) {
 	_ = a.c.SendFDs(newFrame(kind, len(fds), payload), fds)
 }
 
+// sendLingering sends a frame with a descriptor that it closes at once, so that the last close(2) of it, which waits
+// for as long as the attacker lives, is the receiver's.
+func (a *attacker) sendLingering(kind frameType, payload []byte) {
+	fd, _, err := testutil.Linger()
+	if err != nil {
+		panic(err)
+	}
+	a.send(kind, payload, fd)
+	_ = unix.Close(fd)
+}
+
 // wait is a peer that hangs.
 func (*attacker) wait() { time.Sleep(time.Hour) }
 
@@ -193,7 +204,14 @@ var predecessors = map[string]attack{
 	"a TCP listener that was shut down":  {offers(1, Listener, shutDown("tcp", "127.0.0.1:0")), []error{ErrItem}, ""},
 	"a Unix listener that was shut down": {offers(1, Listener, shutDown("unix", fmt.Sprint("@fdkit-shut-down-", os.Getpid()))), []error{ErrItem}, "shut down"},
 	"nothing but the first item":         {asPredecessor(func(a *attacker) { a.send(frameManifest, appendUint32(nil, tagCount, 1)); a.wait() }), hung, ""},
-	"unknown frames with descriptors":    {asPredecessor(func(a *attacker) { a.send(200, nil, 1, 1, 1); a.send(0, nil, 1); a.wait() }), hung, ""},
+	"items that take long to close": {asPredecessor(func(a *attacker) {
+		a.send(frameManifest, appendUint32(nil, tagCount, 1))
+		a.sendLingering(frameItems, (&Item{Name: "x", Kind: Connection}).append(nil))
+		a.skipTo(frameAck)
+		a.send(frameAbort, nil)
+		a.wait()
+	}), kept, ""},
+	"unknown frames with descriptors": {asPredecessor(func(a *attacker) { a.send(200, nil, 1, 1, 1); a.send(0, nil, 1); a.wait() }), hung, ""},
 }
 
 // TestAttackTake: each gets a typed error within its deadline, nothing leaks.
@@ -288,6 +306,7 @@ var successors = map[string]attack{
 	"dies after the commit":          {takes(func(a *attacker) { os.Exit(0) }), tookBack, ""},
 	"serving is malformed":           {takes(func(a *attacker) { a.send(frameServing, []byte{1, 2, 3}); a.wait() }), tookBack, ""},
 	"dies, and its heir has its end": {takes(leaveAnHeir), tookBack, ""},
+	"what takes long to close":       {asSuccessor(func(a *attacker) { a.sendLingering(200, nil); a.wait() }), kept, ""},
 	"floods after the commit": {takes(func(a *attacker) {
 		for {
 			a.send(200, nil, 1)

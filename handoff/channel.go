@@ -5,6 +5,7 @@ import (
 
 	"github.com/pkg/errors"
 
+	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/scm"
 	"github.com/fdkit/fdkit/socketpair"
 )
@@ -14,6 +15,16 @@ type frame struct {
 	kind    frameType
 	payload []byte
 	files   scm.Files
+}
+
+// discard closes descriptors that nobody takes. Their sender decides how long close(2) takes, with SO_LINGER, and must not
+// hold up a deadline by that.
+func discard(files *scm.Files) {
+	fds := make([]int, files.Len())
+	for i := range fds {
+		fds[i] = files.TakeFD(i)
+	}
+	sysfd.Discard(fds)
 }
 
 // A channel reads and writes frames over a stream or SOCK_SEQPACKET. On a stream several frames may
@@ -59,7 +70,7 @@ func (ch *channel) fill() error {
 	_ = m.Sender.Close()
 	if ch.conn.Style() != socketpair.Stream {
 		if err := onePacket(m.Data); err != nil {
-			_ = m.Close()
+			discard(&m.Files)
 			return err
 		}
 	}
@@ -108,7 +119,7 @@ func (ch *channel) next() (frame, bool, error) {
 		ch.pending = ch.pending[1:]
 	}
 	if len(ch.unread) == 0 && len(ch.pending) > 0 {
-		_ = f.files.Close()
+		discard(&f.files)
 		return frame{}, false, errors.WithMessage(ErrProtocol, "descriptors that belong to no frame")
 	}
 	return f, true, nil
@@ -117,7 +128,7 @@ func (ch *channel) next() (frame, bool, error) {
 // close drops what was received and not handled, and closes the connection.
 func (ch *channel) close() {
 	for i := range ch.pending {
-		_ = ch.pending[i].Close()
+		discard(&ch.pending[i])
 	}
 	ch.pending = nil
 	_ = ch.conn.Close()

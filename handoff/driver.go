@@ -144,7 +144,7 @@ func (d *driver) drop() {
 	for {
 		select {
 		case a := <-d.frames:
-			_ = a.frame.files.Close()
+			discard(&a.frame.files)
 		default:
 			return
 		}
@@ -183,7 +183,7 @@ func (d *driver) readAll() {
 		select {
 		case d.frames <- a:
 		case <-d.over:
-			_ = f.files.Close()
+			discard(&f.files)
 			return
 		}
 		if a.err != nil {
@@ -287,7 +287,7 @@ func (d *driver) late() (exited bool) {
 
 // received handles a frame: its content first, then its signal.
 func (d *driver) received(f *frame) {
-	defer f.files.Close()
+	defer discard(&f.files)
 	if f.kind == 0 || f.kind >= frameTypes {
 		return // of a later version
 	}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"strconv"
 	"testing"
 	"time"
 
@@ -244,4 +245,47 @@ func TestPauseLeavesNoDeadline(t *testing.T) {
 	if err := c.Send([]byte("x")); err != nil {
 		t.Errorf("send: %v", err)
 	}
+}
+
+// A predecessor that gives up while the program takes the items: what it has taken is its own, and the rest is closed,
+// each once.
+func TestTakeWhilePredecessorGivesUp(t *testing.T) {
+	testutil.NoLeaks(t)
+	const count = 200
+	p, s := pair(t, socketpair.SeqPacket)
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		ch := liar(t, p, 1)
+		defer ch.close()
+		var items []Item
+		for i := range count {
+			items = append(items, Item{Name: strconv.Itoa(i), Kind: File, Conn: os.Stdin})
+		}
+		_ = p.Send(newFrame(frameManifest, 0, appendUint32(nil, tagCount, count)))
+		frame, files := nextItems(items, nil, nil)
+		_ = p.Send(frame, files...)
+		_ = p.Send(newFrame(frameOffered, 0, nil))
+		ch.skipTo(frameAdopted)
+		_ = p.Send(newFrame(frameAbort, 0, nil))
+		ch.skipTo(frameTypes) // the end
+	}()
+	to, err := Take(t.Context(), s, Wish{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range to.Items {
+		if f := to.Items[i].TakeFile(); f != nil {
+			if _, err := f.Stat(); err != nil {
+				t.Error(err)
+			}
+			if err := f.Close(); err != nil {
+				t.Error(err)
+			}
+		}
+	}
+	if err := to.Ready(t.Context()); !errors.Is(err, ErrKept) {
+		t.Errorf("ready: %v", err)
+	}
+	<-ended
 }

@@ -3,6 +3,7 @@ package handoff
 import (
 	"net"
 	"os"
+	"sync"
 	"syscall"
 
 	"github.com/pkg/errors"
@@ -43,8 +44,30 @@ type Item struct {
 	Meta    []byte // what the program wants to say about it, up to 16 KiB
 	Unread  []byte // what was read from a connection and not yet used, up to 32 KiB
 
-	files *scm.Files // of an item that was received
+	files *received // of an item that was received
 	index int
+}
+
+// received are the descriptors of a frame of items. The program takes them, and the driver closes those that it has
+// not taken if the handoff comes to nothing, which may be at any moment.
+type received struct {
+	mu    sync.Mutex
+	files scm.Files
+}
+
+// use returns the descriptors, which nobody else touches until done. Both work on nil, of an item that is offered.
+func (r *received) use() *scm.Files {
+	if r == nil {
+		return nil
+	}
+	r.mu.Lock()
+	return &r.files
+}
+
+func (r *received) done() {
+	if r != nil {
+		r.mu.Unlock()
+	}
 }
 
 // append appends the item's record, without its descriptor.
@@ -117,7 +140,7 @@ func (it *Item) verify() error {
 	if it.Kind == File || it.Kind == Connection {
 		return nil
 	}
-	err := sysfd.Control(it.files.Lend(it.index), func(fd int) error {
+	err := sysfd.Control(it.files.files.Lend(it.index), func(fd int) error {
 		if err := sysfd.CheckListening(fd, it.Kind == Listener); err != nil || it.Kind != PacketConn {
 			return err
 		}
@@ -132,21 +155,41 @@ func (it *Item) verify() error {
 // TakeListener gives the item to the caller as a listener, which does not unlink a path when it is
 // closed. This and the other Takes are for items that were received; their errors are those of
 // scm.Files, and after one the item is still there.
-func (it *Item) TakeListener() (net.Listener, error) { return it.files.TakeListener(it.index) }
+func (it *Item) TakeListener() (net.Listener, error) {
+	files := it.files.use()
+	defer it.files.done()
+	return files.TakeListener(it.index)
+}
 
 // TakeConn gives the item to the caller as a connection. Read Unread first. What is no connection is an error here,
 // not of the handoff.
-func (it *Item) TakeConn() (net.Conn, error) { return it.files.TakeConn(it.index) }
+func (it *Item) TakeConn() (net.Conn, error) {
+	files := it.files.use()
+	defer it.files.done()
+	return files.TakeConn(it.index)
+}
 
 // TakePacketConn gives the item to the caller as a packet socket.
-func (it *Item) TakePacketConn() (net.PacketConn, error) { return it.files.TakePacketConn(it.index) }
+func (it *Item) TakePacketConn() (net.PacketConn, error) {
+	files := it.files.use()
+	defer it.files.done()
+	return files.TakePacketConn(it.index)
+}
 
 // TakeFile gives the item to the caller as a file, nil if it was taken.
-func (it *Item) TakeFile() *os.File { return it.files.Take(it.index) }
+func (it *Item) TakeFile() *os.File {
+	files := it.files.use()
+	defer it.files.done()
+	return files.Take(it.index)
+}
 
 // TakeFD gives the item to the caller as a number, -1 if it was taken: who keeps thousands of
 // files for others pays for no *os.File.
-func (it *Item) TakeFD() int { return it.files.TakeFD(it.index) }
+func (it *Item) TakeFD() int {
+	files := it.files.use()
+	defer it.files.done()
+	return files.TakeFD(it.index)
+}
 
 // Close closes the item's descriptor if nobody took it. Of an item that is offered it does nothing.
 func (it *Item) Close() error {

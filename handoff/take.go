@@ -51,6 +51,7 @@ type Takeover struct {
 	received int
 	names    map[string]bool
 	late     []Item
+	files    []*received // of Items and late
 	state    []byte
 	complete bool // the state is: the commit came
 
@@ -308,7 +309,7 @@ func (t *Takeover) receiveItems(f *frame) error {
 	default:
 		return errors.WithMessage(ErrProtocol, "items at the wrong time")
 	}
-	files := f.files // a copy that shares what is taken
+	files := &received{files: f.files} // a copy that shares what is taken
 	index := 0
 	to := &t.Items
 	if t.machine.at == stepReady {
@@ -322,24 +323,27 @@ func (t *Takeover) receiveItems(f *frame) error {
 		switch {
 		case err != nil:
 			return err
-		case index >= files.Len():
+		case index >= f.files.Len():
 			return errors.WithMessagef(ErrProtocol, "item %q has no descriptor", it.Name)
 		case t.received >= limit:
 			return errors.WithMessagef(ErrProtocol, "more than the %d items that were announced", max(limit, 0))
 		}
-		it.files, it.index = &files, index
+		it.files, it.index = files, index
 		index++
 		t.received++
 		*to = append(*to, it)
 		return t.verify(&(*to)[len(*to)-1])
 	})
-	if err == nil && index != files.Len() {
-		err = errors.WithMessagef(ErrProtocol, "%d descriptors for %d items", files.Len(), index)
+	if err == nil && index != f.files.Len() {
+		err = errors.WithMessagef(ErrProtocol, "%d descriptors for %d items", f.files.Len(), index)
 	}
 	if err != nil {
 		return err
 	}
 	f.files = scm.Files{} // they are the items' now
+	if index > 0 {
+		t.files = append(t.files, files)
+	}
 	if t.progress != nil {
 		t.progress(t.received, max(t.count, t.received))
 	}
@@ -363,6 +367,10 @@ func (t *Takeover) perform(k taskKind) {
 	case doOwn:
 		t.once.Do(func() { close(t.owned) })
 	case doDisown:
-		_ = t.Close()
+		for _, r := range t.files {
+			files := r.use()
+			discard(files)
+			r.done()
+		}
 	}
 }
