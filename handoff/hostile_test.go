@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -288,4 +289,24 @@ func TestTakeWhilePredecessorGivesUp(t *testing.T) {
 		t.Errorf("ready: %v", err)
 	}
 	<-ended
+}
+
+// A predecessor that gives up while its items are on their way says why, and an acknowledgement that finds it gone does
+// not take the place of that.
+func TestTakeHearsWhy(t *testing.T) {
+	testutil.NoLeaks(t)
+	p, s := pair(t, socketpair.SeqPacket)
+	left := make(chan struct{})
+	go func() {
+		defer close(left)
+		ch := liar(t, p, 1)
+		defer ch.close()
+		_ = p.Send(newFrame(frameManifest, 0, appendUint32(nil, tagCount, 2)))
+		_ = p.Send(newFrame(frameItems, 1, (&Item{Name: "x", Kind: File}).append(nil)), os.Stdin)
+		_ = p.Send(newFrame(frameAbort, 0, abort(errors.New("it was told to stop"))))
+	}()
+	_, err := Take(t.Context(), s, Wish{Name: "web", Progress: func(int, int) { <-left }})
+	if !errors.Is(err, ErrKept) || !strings.Contains(err.Error(), "it was told to stop") {
+		t.Errorf("take: %v", err)
+	}
 }

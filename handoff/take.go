@@ -347,7 +347,11 @@ func (t *Takeover) receiveItems(f *frame) error {
 	if t.progress != nil {
 		t.progress(t.received, max(t.count, t.received))
 	}
-	return t.driver.sendFrame(frameAck, appendUint32(nil, tagCount, uint32(t.received)))
+	err = t.driver.sendFrame(frameAck, appendUint32(nil, tagCount, uint32(t.received)))
+	if errors.Is(err, scm.ErrPeerGone) {
+		return nil // what it has said before, and why it is gone, is still to be read
+	}
+	return err
 }
 
 // verify checks an item that arrived, while the next ones are on their way.
