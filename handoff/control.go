@@ -189,6 +189,9 @@ func (s *Service) adoptControl(it *Item) error {
 		s.control = new(control)
 	}
 	if it.Name == lockItem {
+		if it.Kind != File { // there could be two
+			return errors.WithMessagef(ErrItem, "%q is a %v", it.Name, it.Kind)
+		}
 		s.control.lock = it.TakeFile()
 		adoptManager(it.Meta)
 		return nil

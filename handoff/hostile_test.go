@@ -5,6 +5,7 @@ package handoff
 import (
 	"context"
 	"errors"
+	"net"
 	"os"
 	"strconv"
 	"strings"
@@ -308,5 +309,61 @@ func TestTakeHearsWhy(t *testing.T) {
 	_, err := Take(t.Context(), s, Wish{Name: "web", Progress: func(int, int) { <-left }})
 	if !errors.Is(err, ErrKept) || !strings.Contains(err.Error(), "it was told to stop") {
 		t.Errorf("take: %v", err)
+	}
+}
+
+// Items of the service's own that do not add up are refused, and closed.
+func TestServiceRefusesItems(t *testing.T) {
+	lock := Item{Name: lockItem, Kind: File, Conn: os.Stdin}
+	for name, items := range map[string]func(ln *net.TCPListener, c *scm.Conn) []Item{
+		"a lock without its socket": func(*net.TCPListener, *scm.Conn) []Item { return []Item{lock} },
+		"a socket without its lock": func(ln *net.TCPListener, _ *scm.Conn) []Item {
+			return []Item{{Name: controlItem, Kind: Listener, Conn: ln}}
+		},
+		"two locks": func(ln *net.TCPListener, c *scm.Conn) []Item {
+			two := Item{Name: lockItem, Kind: Connection, Conn: c}
+			return []Item{{Name: controlItem, Kind: Listener, Conn: ln}, two, two}
+		},
+		"moves twice": func(_ *net.TCPListener, c *scm.Conn) []Item {
+			moves := Item{Name: movesItem, Kind: Connection, Conn: c}
+			return []Item{moves, moves}
+		},
+		"pid 1 twice": func(_ *net.TCPListener, c *scm.Conn) []Item {
+			first := Item{Name: initItem, Kind: Connection, Conn: c}
+			return []Item{first, first}
+		},
+		"two of one name": func(_ *net.TCPListener, c *scm.Conn) []Item {
+			two := Item{Name: "x", Kind: Connection, Conn: c}
+			return []Item{two, two}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			testutil.NoLeaks(t)
+			a, b := pair(t, socketpair.SeqPacket)
+			defer a.Close()
+			defer b.Close()
+			p, c := pair(t, socketpair.SeqPacket)
+			offered := make(chan error, 1)
+			go func() { offered <- Offer(t.Context(), p, Offering{Name: "web", Items: items(tcp(t), a)}) }()
+			svc, err := Start(t.Context(), Options{Name: "web", Program: "/bin/true"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := svc.takeFrom(t.Context(), c); !errors.Is(err, ErrItem) {
+				t.Errorf("taken, with %v", err)
+				svc.takeover.Abort(nil)
+			}
+			if err := <-offered; !errors.Is(err, ErrKept) {
+				t.Errorf("offer: %v", err)
+			}
+			svc.takeover = nil
+			_ = svc.first.Close()
+			svc.arrivals.end(t.Context())
+			svc.release()
+			svc.stop(Told)
+			if err := svc.Drain(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }

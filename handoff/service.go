@@ -189,32 +189,46 @@ func (s *Service) takeFrom(ctx context.Context, c *scm.Conn) error {
 	s.takeover = t
 	s.generation = t.Generation + 1
 	for i := range t.Items {
-		it := &t.Items[i]
-		switch it.Name {
-		case controlItem, lockItem:
-			if err := s.adoptControl(it); err != nil {
-				t.Abort(err)
-				return err
-			}
-		case movesItem:
-			if s.arrivals, err = newArrivals(it); err != nil {
-				t.Abort(err)
-				return err
-			}
-		case initItem:
-			if s.first, err = takeChannel(it); err != nil {
-				t.Abort(err)
-				return err
-			}
-		default:
-			if strings.HasPrefix(it.Name, reserved) {
-				_ = it.Close() // of a later version
-				continue
-			}
-			s.adopted[it.Name] = it
+		if err := s.adopt(&t.Items[i]); err != nil {
+			t.Abort(err)
+			return err
 		}
 	}
+	if c := s.control; c != nil && (c.ln == nil || c.lock == nil) {
+		err := errors.WithMessage(ErrItem, "the control socket and its lock do not come together")
+		t.Abort(err)
+		return err
+	}
 	return nil
+}
+
+// adopt takes an item of the service's own, and keeps one of the program's until it is claimed.
+func (s *Service) adopt(it *Item) (err error) {
+	// Names are unique, but those of connections need not be.
+	twice := func() error { return errors.WithMessagef(ErrItem, "two items are called %q", it.Name) }
+	switch it.Name {
+	case controlItem, lockItem:
+		return s.adoptControl(it)
+	case movesItem:
+		if s.arrivals != nil {
+			return twice()
+		}
+		s.arrivals, err = newArrivals(it)
+	case initItem:
+		if s.first != nil {
+			return twice()
+		}
+		s.first, err = takeChannel(it)
+	default:
+		if strings.HasPrefix(it.Name, reserved) {
+			return it.Close() // of a later version
+		}
+		if s.adopted[it.Name] != nil {
+			return twice()
+		}
+		s.adopted[it.Name] = it
+	}
+	return err
 }
 
 // claim returns the adopted item of this name, once.
