@@ -307,6 +307,7 @@ var successors = map[string]attack{
 	"serving is malformed":           {takes(func(a *attacker) { a.send(frameServing, []byte{1, 2, 3}); a.wait() }), tookBack, ""},
 	"dies, and its heir has its end": {takes(leaveAnHeir), tookBack, ""},
 	"what takes long to close":       {asSuccessor(func(a *attacker) { a.sendLingering(200, nil); a.wait() }), kept, ""},
+	"dies when it serves":            {takes(func(a *attacker) { a.send(frameServing, nil); os.Exit(0) }), tookBack, ""},
 	"floods after the commit": {takes(func(a *attacker) {
 		for {
 			a.send(200, nil, 1)

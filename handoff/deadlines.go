@@ -64,6 +64,8 @@ func (d Deadlines) ofPredecessor(s step) time.Duration {
 		return d.MaxPause
 	case stepCommit:
 		return d.Commit
+	case stepProbation:
+		return d.Probation
 	}
 	return 0
 }

@@ -207,7 +207,7 @@ func nextP(w world, l limits, i int, name string, must, may func(string, world))
 	if k.killFailP {
 		tell(must, "kill failed", event{kind: evKillFailed}, func(n *world) { n.links[i].killFailP = false })
 	}
-	if (pr.p.at == stepOffer || pr.p.at == stepReady || pr.p.at == stepProbation) && pr.pLocal != uint8(pr.p.at)+1 {
+	if (pr.p.at == stepOffer || pr.p.at == stepReady) && pr.pLocal != uint8(pr.p.at)+1 {
 		tell(must, "own part of "+pr.p.at.String()+" is done", event{kind: evLocal, at: pr.p.at}, func(n *world) { n.procs[i].pLocal = uint8(pr.p.at) + 1 })
 	}
 	if w.spent.giveUps < l.giveUps {

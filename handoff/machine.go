@@ -181,8 +181,6 @@ func (p *predecessor) handle(e event) []task {
 		case stepReady:
 			p.at = stepCommit
 			return []task{{do: doSend, signal: sigCommit}}
-		case stepProbation:
-			return p.letGo()
 		}
 	case evExit:
 		switch {
@@ -209,8 +207,10 @@ func (p *predecessor) handle(e event) []task {
 				return []task{{do: doKill}}
 			}
 			return nil
-		case stepKilling, stepProbation:
-			return nil // S's exit, or what it says, is what ends these; and evLocal the latter
+		case stepProbation:
+			return p.letGo()
+		case stepKilling:
+			return nil // S's exit is what ends it; or what it says, if it could not be killed
 		}
 		return p.keep(sigAbort)
 	case evKillFailed:

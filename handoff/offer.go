@@ -185,7 +185,6 @@ type offering struct {
 	acks      chan int
 	paused    chan struct{} // closed when Pause has returned
 	work      sync.WaitGroup
-	probation *time.Timer
 	unclaimed []string
 }
 
@@ -232,7 +231,6 @@ func (p *offering) content(f *frame) error {
 			return err
 		}
 		p.unclaimed = unclaimed
-		p.probation = time.AfterFunc(p.deadlines.Probation, func() { p.driver.through(stepProbation, nil) })
 	case frameAbort:
 		p.driver.fail(parseAbort(f.payload))
 	}
@@ -264,10 +262,6 @@ func (p *offering) perform(k taskKind) {
 	case doLetGo:
 		if p.letGo != nil {
 			p.letGo(p.driver.peer.PID)
-		}
-	case doFinish:
-		if p.probation != nil {
-			p.probation.Stop()
 		}
 	}
 }
