@@ -22,7 +22,7 @@ const (
 	EventHanded    EventKind = "handed over"      // the successor serves for good
 	EventStop      EventKind = "told to stop"     //
 	EventUnclaimed EventKind = "unclaimed socket" // the successor does not want it; the predecessor serves it out, or the service manager has it
-	EventMoved     EventKind = "moved"            // connections that go on with the successor
+	EventMoved     EventKind = "moved"            // connections that go on with the successor; with an Err, no others will
 	EventDrained   EventKind = "drained"          // the last connection has ended
 	EventManager   EventKind = "manager not told" // the service manager does not hear; the service goes on without
 )

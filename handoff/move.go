@@ -133,8 +133,8 @@ func (m *mover) open(limit time.Duration) error {
 }
 
 // run moves what stops, and has those of idle stop, a few at a time, until ctx ends or the successor is not there
-// any more. m is closed then.
-func (m *mover) run(ctx context.Context, idle []*conn) {
+// any more, which is an error. m is closed then.
+func (m *mover) run(ctx context.Context, idle []*conn) error {
 	defer m.close()
 	// It ends the wait for an acknowledgement. What is sent then is sent: see move and takeBack.
 	stop := context.AfterFunc(ctx, func() { _ = m.conn.SetReadDeadline(past) })
@@ -148,11 +148,14 @@ func (m *mover) run(ctx context.Context, idle []*conn) {
 			case <-m.more:
 				continue
 			case <-ctx.Done():
-				return
+				return nil
 			}
 		}
 		if err := m.move(batch); err != nil {
-			return
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
 		}
 		for asked := len(batch); asked < movesAsked && len(idle) > 0; idle = idle[1:] {
 			if idle[0].ask(m) {
@@ -162,7 +165,7 @@ func (m *mover) run(ctx context.Context, idle []*conn) {
 		select {
 		case <-pace.C:
 		case <-ctx.Done():
-			return
+			return nil
 		}
 	}
 }

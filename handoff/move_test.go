@@ -21,6 +21,7 @@ import (
 
 	"github.com/fdkit/fdkit/credentials"
 	"github.com/fdkit/fdkit/internal/testutil"
+	"github.com/fdkit/fdkit/scm"
 )
 
 // A removal is a predecessor's and a successor's server in one process, and what moves between them.
@@ -33,6 +34,7 @@ type removal struct {
 	mover   *mover
 	arrival *arrivals
 	ended   chan error // of the old server's drain
+	moved   error      // of the mover, when the drain has ended
 }
 
 // newRemoval serves with both. Answers say whose they are.
@@ -111,7 +113,7 @@ func (r *removal) begin() {
 	moveCtx, stop := context.WithCancel(ctx)
 	go func() {
 		defer close(moving)
-		r.mover.run(moveCtx, r.old.open())
+		r.moved = r.mover.run(moveCtx, r.old.open())
 	}()
 	go func() {
 		_, err := r.old.drain(ctx, 15*time.Second)
@@ -488,6 +490,9 @@ func TestMoveSuccessorGone(t *testing.T) {
 	r.begin()
 	k.untilClosing()
 	r.await()
+	if !errors.Is(r.moved, scm.ErrPeerGone) {
+		t.Errorf("the predecessor is not told why: %v", r.moved)
+	}
 }
 
 // A server that also speaks HTTP/2 without TLS reads a few bytes first, so nobody can tell what is left in its buffer.

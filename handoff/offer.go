@@ -272,14 +272,13 @@ func (p *offering) pause() error {
 	}
 	ctx, cancel := context.WithTimeout(p.ctx, p.deadlines.MaxPause)
 	defer cancel()
-	// A successor that reads nothing does not prolong the pause. What is said behind it has a deadline of its own,
-	// into which this one must not fall.
+	// A successor that reads nothing does not prolong the pause. What is said behind it has a deadline of its own, which
+	// this one must not come after.
 	conn, cut := p.driver.channel.conn, make(chan struct{})
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(past); close(cut) })
 	defer func() {
 		if !stop() {
 			<-cut
-			_ = conn.SetWriteDeadline(time.Time{})
 		}
 	}()
 	final, err := p.Pause(ctx)

@@ -145,8 +145,12 @@ func (s *Service) startMoving(ctx context.Context, grace time.Duration) (stop fu
 	m := s.mover
 	servers := slices.Collect(maps.Values(s.servers))
 	s.mu.Unlock()
-	if m == nil || m.open(grace/4) != nil {
+	if m == nil {
+		return func() {}
+	}
+	if err := m.open(grace / 4); err != nil {
 		m.close()
+		s.tell(Event{Kind: EventMoved, Err: err})
 		return func() {}
 	}
 	var idle []*conn
@@ -158,9 +162,9 @@ func (s *Service) startMoving(ctx context.Context, grace time.Duration) (stop fu
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		m.run(ctx, idle)
-		if m.moved > 0 {
-			s.tell(Event{Kind: EventMoved, Count: m.moved})
+		err := m.run(ctx, idle)
+		if m.moved > 0 || err != nil {
+			s.tell(Event{Kind: EventMoved, Count: m.moved, Err: err})
 		}
 	}()
 	return func() {
