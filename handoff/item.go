@@ -32,7 +32,8 @@ func (k Kind) String() string {
 }
 
 // An Item is one open file that moves to the successor. Its name is its identity: two sockets may
-// have one address, and port 0 is none.
+// have one address, and port 0 is none. A handoff moves up to 65536 of them, with up to 256 MiB of
+// metadata and unread bytes altogether.
 type Item struct {
 	Name string // up to 255 bytes, unique but for connections
 	Kind Kind
@@ -130,6 +131,30 @@ func (it *Item) check() error {
 		return errors.WithMessagef(ErrItem, "%q has %d unread bytes, %d are the limit", it.Name, len(it.Unread), maxUnread)
 	case it.Backlog < 0 || it.Backlog > 1<<30:
 		return errors.WithMessagef(ErrItem, "%q has a backlog of %d", it.Name, it.Backlog)
+	}
+	return nil
+}
+
+// size is how many bytes the program has put into the item.
+func (it *Item) size() int { return len(it.Meta) + len(it.Unread) }
+
+// checkItems returns an error if items, to be sent when before were, cannot be.
+func checkItems(before, items []Item) error {
+	if n := len(before) + len(items); n > maxItems {
+		return errors.WithMessagef(ErrItem, "%d items, %d are the limit", n, maxItems)
+	}
+	size := 0
+	for i := range before {
+		size += before[i].size()
+	}
+	for i := range items {
+		if err := items[i].check(); err != nil {
+			return err
+		}
+		size += items[i].size()
+	}
+	if size > maxContent {
+		return errors.WithMessagef(ErrItem, "the items have %d bytes of metadata and unread bytes, %d are the limit", size, maxContent)
 	}
 	return nil
 }

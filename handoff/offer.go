@@ -72,12 +72,10 @@ type Final struct {
 // the items. It blocks for the whole of the handoff; when ctx is done before the commit, the
 // handoff is given up. After the commit only the successor's word or its death ends it.
 func Offer(ctx context.Context, c *scm.Conn, o Offering) error {
-	for i := range o.Items {
-		if err := o.Items[i].check(); err != nil {
-			_ = c.Close()
-			_ = o.peer.Close()
-			return because(ErrKept, err)
-		}
+	if err := checkItems(nil, o.Items); err != nil {
+		_ = c.Close()
+		_ = o.peer.Close()
+		return because(ErrKept, err)
 	}
 	wait := o.Deadlines.withDefaults()
 	peer, err := o.begin(ctx, c)
@@ -288,10 +286,8 @@ func (p *offering) pause() error {
 	if len(final.State) > maxState {
 		return errors.WithMessagef(ErrItem, "the state has %d bytes, %d are the limit", len(final.State), maxState)
 	}
-	for i := range final.Items {
-		if err := final.Items[i].check(); err != nil {
-			return err
-		}
+	if err := checkItems(p.Items, final.Items); err != nil {
+		return err
 	}
 	if err := p.sendItems(ctx, final.Items, len(p.Items)); err != nil {
 		return errors.WithMessage(err, "handoff: send the late items")

@@ -49,6 +49,7 @@ type Takeover struct {
 
 	count    int // announced; -1 before the manifest
 	received int
+	size     int // of all of them
 	names    map[string]bool
 	late     []Item
 	files    []*received // of Items and late
@@ -327,7 +328,10 @@ func (t *Takeover) receiveItems(f *frame) error {
 			return errors.WithMessagef(ErrProtocol, "item %q has no descriptor", it.Name)
 		case t.received >= limit:
 			return errors.WithMessagef(ErrProtocol, "more than the %d items that were announced", max(limit, 0))
+		case t.size+it.size() > maxContent:
+			return errors.WithMessagef(ErrProtocol, "more than %d bytes of metadata and unread bytes", maxContent)
 		}
+		t.size += it.size()
 		it.files, it.index = files, index
 		index++
 		t.received++

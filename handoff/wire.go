@@ -19,6 +19,7 @@ const (
 	maxName     = 255
 	maxMeta     = 16 << 10
 	maxUnread   = 32 << 10
+	maxContent  = 256 << 20 // Meta and Unread of all items together
 	maxState    = 64 << 20
 	maxReason   = 1 << 10
 

@@ -7,8 +7,12 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/fdkit/fdkit/scm"
+	"github.com/fdkit/fdkit/socketpair"
 )
 
 func TestParseHeader(t *testing.T) {
@@ -147,6 +151,49 @@ func TestCountOf(t *testing.T) {
 			t.Errorf("%s: %d, %v", c.what, n, err)
 		}
 	}
+}
+
+// What all items bring together has a bound, before it is sent and where it arrives.
+func TestItemsAreBounded(t *testing.T) {
+	large := Item{Name: "x", Kind: Connection, Meta: make([]byte, maxMeta), Unread: make([]byte, maxUnread)}
+	fit := maxContent / large.size()
+	for _, c := range []struct {
+		what          string
+		before, items []Item
+		want          error
+	}{
+		{"as many as there can be", nil, slices.Repeat([]Item{{Name: "x", Kind: Connection}}, maxItems), nil},
+		{"one more", make([]Item, maxItems), []Item{{Name: "x", Kind: Connection}}, ErrItem},
+		{"as large as there can be", nil, slices.Repeat([]Item{large}, fit), nil},
+		{"larger", slices.Repeat([]Item{large}, fit), []Item{large}, ErrItem},
+	} {
+		if err := checkItems(c.before, c.items); !errors.Is(err, c.want) || c.want == nil && err != nil {
+			t.Errorf("%s: %v", c.what, err)
+		}
+	}
+	f := &frame{kind: frameItems, payload: large.append(nil)}
+	f.files = receivedFiles(t, 1)
+	defer f.files.Close()
+	to := &Takeover{machine: &successor{at: stepOffer}, count: 1, size: maxContent - large.size() + 1}
+	if err := to.receiveItems(f); !errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), "metadata") {
+		t.Errorf("too much arrived: %v", err)
+	}
+}
+
+// receivedFiles are n descriptors, as they arrive.
+func receivedFiles(t *testing.T, n int) scm.Files {
+	t.Helper()
+	p, s := pair(t, socketpair.SeqPacket)
+	defer p.Close()
+	defer s.Close()
+	if err := p.SendFDs([]byte("x"), make([]int, n)); err != nil {
+		t.Fatal(err)
+	}
+	m, err := s.Receive(make([]byte, 1), n)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.Files
 }
 
 func TestParseItem(t *testing.T) {
