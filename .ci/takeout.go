@@ -87,6 +87,7 @@ var protections = []protection{
 	{"handoff-flood", "handoff/move.go", `f, err := m.receive(until)`, `_ = until; f, err := m.receive(time.Now().Add(m.limit))`, "./handoff", "TestMoveFlood"},
 	{"handoff-heard", "handoff/take.go", `if errors.Is(err, scm.ErrPeerGone) {`, `if false {`, "./handoff", "TestTakeHearsWhy"},
 	{"handoff-bound", "handoff/take.go", `case t.size+it.size() > maxContent:`, `case false:`, "./handoff", "TestItemsAreBounded"},
+	{"handoff-killed", "handoff/machine.go", `(s == sigServing || s == sigReleased) && p.on(guardKilled):`, `false:`, "./handoff", "TestExplore$"},
 	{"handoff-items", "handoff/service.go", `(c.ln == nil || c.lock == nil)`, `false`, "./handoff", "TestServiceRefusesItems"},
 	{"handoff-late-death", "handoff/machine.go", `case p.on(guardTakeBack):`, `case false:`, "./handoff", "TestProbationEndsLate"},
 	{"handoff-deploy", "handoff/child.go", `path, err := exec.LookPath(os.Args[0])`, `path, err := "/proc/self/exe", error(nil)`, "./handoff", "TestServiceDeploy"},

@@ -79,8 +79,8 @@ func (d Deadlines) ofSuccessor(s step) time.Duration {
 		return d.Offer
 	case stepReady:
 		return d.Commit
-	case stepAborting, stepKilling, stepProbation:
-		return d.Answer // in probation it counts from a release on
+	case stepAborting, stepKilling:
+		return d.Answer
 	}
 	return 0
 }

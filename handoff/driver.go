@@ -264,9 +264,6 @@ func (d *driver) loop(exit <-chan struct{}) {
 				d.fail(r.err)
 			}
 			d.handle(r.event)
-			if r.kind == evRelease {
-				armed = stepCount // its answer has a deadline
-			}
 		}
 	}
 }

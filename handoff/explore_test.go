@@ -36,6 +36,8 @@ type proc struct {
 	accepting      bool // and does
 	lost           bool // has died as the owner, with nobody who could have taken over
 	gaveUp         bool // knew that its predecessor was dead and dropped what it had adopted
+	killer         bool // has killed its successor
+	letGo          bool // let go of the service, and its successor was dead already
 	p              predecessor
 	s              successor
 	pTodo, sTodo   todo
@@ -185,7 +187,10 @@ func nextP(w world, l limits, i int, name string, must, may func(string, world))
 		if change != nil {
 			change(&n)
 		}
-		todos(&n.procs[i].pTodo, n.procs[i].p.handle(e))
+		p, s := &n.procs[i], &n.procs[i+1]
+		could := p.p.out != outDone
+		todos(&p.pTodo, p.p.handle(e))
+		p.letGo = could && p.p.out == outDone && !s.alive && (p.killer || !s.s.released)
 		found(name+" hears: "+what, n)
 	}
 	k := &w.links[i]
@@ -307,6 +312,7 @@ func run(w world, l limits, i int, asP bool) []world {
 		failed := w
 		if asP {
 			failed.links[i].killFailP = true
+			pr.killer = true
 			w.die(i+1, l)
 		} else {
 			failed.links[i-1].killFailS = true
@@ -347,6 +353,9 @@ func check(w world, l limits, rest bool) string {
 		lost = lost || pr.lost
 		if pr.gaveUp {
 			return "its predecessor is dead, and it gives up what it has"
+		}
+		if pr.letGo {
+			return "its successor is dead, and it lets go"
 		}
 		if !pr.inGame() {
 			continue

@@ -76,6 +76,7 @@ const (
 	evLocal      // this side is through with its own part of the step
 	evGiveUp     // the program wants no handoff any more
 	evRelease    // the program, a successor, hands on or stops
+	evLeave      // the program, a successor that owns, ends whatever its predecessor does
 	evKillFailed // the other process could not be killed
 )
 
@@ -118,9 +119,10 @@ const (
 	outAlone            // S: P died, S owns
 	outFresh            // S: P died before S had everything; S may begin afresh
 	outStuck            // S: P neither answers nor dies. Nobody but a person can tell whether it will
+	outLeft             // S: it ends, and P has not said whether it can take back
 )
 
-var outcomeNames = [...]string{"running", "done", "kept", "took back", "alone", "fresh", "stuck"}
+var outcomeNames = [...]string{"running", "done", "kept", "took back", "alone", "fresh", "stuck", "left"}
 
 func (o outcome) String() string { return outcomeNames[o] }
 
@@ -142,6 +144,8 @@ const (
 	guardTakeBack
 	// guardHang: P kills an S that has the commit and does not serve.
 	guardHang
+	// guardKilled: P does not let go of an S that it is killing, whatever that says at its end.
+	guardKilled
 	// guardInherit: S owns when P dies after S has adopted, also while S waits for the answer to an
 	// abort.
 	guardInherit
@@ -154,7 +158,8 @@ type predecessor struct {
 	out        outcome
 	offered    bool // all items were sent
 	paused     bool
-	unkillable bool // S has the commit, hangs, and could not be killed: all there is to do is to wait
+	unkillable bool   // S has the commit, hangs, and could not be killed: all there is to do is to wait
+	said       signal // by S while it was being killed; it counts if that fails
 	off        guard
 }
 
@@ -210,11 +215,12 @@ func (p *predecessor) handle(e event) []task {
 		case stepProbation:
 			return p.letGo()
 		case stepKilling:
-			return nil // S's exit is what ends it; or what it says, if it could not be killed
+			return nil // S's exit is what ends it; or what it says, if it cannot be killed
 		}
 		return p.keep(sigAbort)
 	case evKillFailed:
 		p.unkillable = true
+		return p.receive(p.said, committed)
 	case evGiveUp:
 		if !committed {
 			return p.keep(sigAbort)
@@ -232,9 +238,11 @@ func (p *predecessor) receive(s signal, committed bool) []task {
 	case s == sigReady && p.at == stepAdopted:
 		p.at, p.paused = stepReady, true
 		return []task{{do: doPause}}
+	case p.at == stepKilling && !p.unkillable && (s == sigServing || s == sigReleased) && p.on(guardKilled):
+		p.said = s
 	case s == sigServing && (p.at == stepCommit || p.at == stepKilling):
-		p.at = stepProbation // if a kill is under way, its exit comes
-	case s == sigReleased && committed && (p.at != stepKilling || p.unkillable):
+		p.at = stepProbation
+	case s == sigReleased && committed:
 		return p.letGo()
 	case s == sigAbort && !committed:
 		return p.keep(sigAborted)
@@ -338,6 +346,10 @@ func (s *successor) handle(e event) []task {
 				return []task{{do: doSend, signal: sigReleased}}
 			}
 		}
+	case evLeave:
+		if s.owner {
+			return s.finish(outLeft)
+		}
 	}
 	return nil
 }
@@ -390,10 +402,6 @@ func (s *successor) timeout() []task {
 		return s.lose(outStuck)
 	case stepKilling:
 		return s.lose(outStuck)
-	case stepCommit, stepProbation:
-		if s.released {
-			return s.finish(outStuck) // P has not answered, and may take back when we die
-		}
 	}
 	return nil
 }

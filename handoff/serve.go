@@ -90,6 +90,7 @@ func (s *Service) Drain(ctx context.Context) error {
 		exit(s.initial.stay(leave))
 	}
 	leave()
+	s.takeover.leave()
 	s.arrivals.abandon()
 	s.initial.close()
 	_ = s.first.Close() // pid 1 sees by it that nobody is left

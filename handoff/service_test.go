@@ -677,6 +677,35 @@ func TestServiceDuringProbation(t *testing.T) {
 	}
 }
 
+// While the first hangs and could still take back, the second hands on to nobody. It does when the first goes on, and
+// when somebody has killed it.
+func TestServiceOfHungPredecessor(t *testing.T) {
+	for _, end := range []syscall.Signal{syscall.SIGCONT, syscall.SIGKILL} {
+		t.Run(end.String(), func(t *testing.T) {
+			t.Parallel()
+			c := config(t)
+			c.Deadlines.Probation, c.Deadlines.Answer = time.Minute, 50*time.Millisecond
+			first := launch(t, c)
+			ready := first.await("ready")
+			second := launch(t, c)
+			next := second.await("ready")
+			_ = syscall.Kill(ready.PID, syscall.SIGSTOP)
+			defer func() { _ = syscall.Kill(ready.PID, syscall.SIGCONT) }()
+			for range 2 {
+				_, err := takeByPath(t, c)
+				if !errors.Is(err, ErrKept) || !strings.Contains(err.Error(), "release the predecessor") {
+					t.Fatalf("a third: %v", err)
+				}
+			}
+			mustServe(t, c, ready.Addr, next.PID)
+			_ = syscall.Kill(ready.PID, end)
+			<-first.ended
+			third := launch(t, c).await("ready")
+			mustServe(t, c, ready.Addr, third.PID)
+		})
+	}
+}
+
 // A path that somebody left behind is replaced, and taken away in the end, also by a later generation.
 func TestServiceReplacesStalePath(t *testing.T) {
 	c := config(t)

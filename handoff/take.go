@@ -158,10 +158,15 @@ func (t *Takeover) Serving(unclaimed ...string) {
 // Release asks the predecessor to give up its right to take back, before the end of its probation,
 // because this process is about to hand on or to stop. It returns nil when the predecessor has, or is
 // dead, and waits for that until ctx is done or the predecessor's answer is overdue
-// ([ErrPredecessorHung]).
+// ([ErrPredecessorHung]). It may be called again then: the predecessor may answer late, or somebody kills it.
 func (t *Takeover) Release(ctx context.Context) error {
 	t.driver.tell(event{kind: evRelease}, nil)
-	return t.Wait(ctx)
+	ctx, cancel := context.WithTimeoutCause(ctx, t.deadlines.Answer, ErrPredecessorHung)
+	defer cancel()
+	if err := t.Wait(ctx); err == nil || ctx.Err() == nil {
+		return err
+	}
+	return context.Cause(ctx)
 }
 
 // Wait returns nil when nobody can take the service back from this process any more.
@@ -207,14 +212,25 @@ func (t *Takeover) Abort(reason error) {
 	}
 }
 
-// Close closes the items that nobody took. It does not end the handoff.
+// Close closes the items that nobody took. If this process owns, Close ends the handoff too: a predecessor that can
+// still take back hears nothing more, and lets go if this process lives. It does not end a handoff before that, which
+// Abort does.
 func (t *Takeover) Close() error {
 	for _, items := range [][]Item{t.Items, t.late} {
 		for i := range items {
 			_ = items[i].Close()
 		}
 	}
+	t.leave()
 	return nil
+}
+
+// leave ends the handoff of a process that owns.
+func (t *Takeover) leave() {
+	if t != nil && t.owns() {
+		t.driver.tell(event{kind: evLeave}, nil)
+		<-t.driver.done
+	}
 }
 
 // lost says how the handoff ended for a side that does not own. The driver is over.
@@ -234,12 +250,7 @@ func (t *Takeover) reached(s step) {
 	}
 }
 
-func (t *Takeover) wait(s step) time.Duration {
-	if s == stepProbation && !t.machine.released {
-		return 0
-	}
-	return t.deadlines.ofSuccessor(s)
-}
+func (t *Takeover) wait(s step) time.Duration { return t.deadlines.ofSuccessor(s) }
 
 func (t *Takeover) payload(s signal) []byte {
 	switch s {
