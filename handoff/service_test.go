@@ -689,10 +689,13 @@ func TestServiceOfHungPredecessor(t *testing.T) {
 			ready := first.await("ready")
 			second := launch(t, c)
 			next := second.await("ready")
-			_ = syscall.Kill(ready.PID, syscall.SIGSTOP)
-			defer func() { _ = syscall.Kill(ready.PID, syscall.SIGCONT) }()
+			testutil.Suspend(t, ready.PID)
 			for range 2 {
-				_, err := takeByPath(t, c)
+				var err error
+				testutil.Eventually(t, "nobody else is being refused", func() bool {
+					_, err = takeByPath(t, c)
+					return err == nil || !strings.Contains(err.Error(), "another successor")
+				})
 				if !errors.Is(err, ErrKept) || !strings.Contains(err.Error(), "release the predecessor") {
 					t.Fatalf("a third: %v", err)
 				}
@@ -700,7 +703,7 @@ func TestServiceOfHungPredecessor(t *testing.T) {
 			mustServe(t, c, ready.Addr, next.PID)
 			_ = syscall.Kill(ready.PID, end)
 			<-first.ended
-			third := launch(t, c).await("ready")
+			_, third := launchUntilReady(t, c)
 			mustServe(t, c, ready.Addr, third.PID)
 		})
 	}
