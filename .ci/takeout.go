@@ -163,7 +163,7 @@ var protections = []protection{
 
 	{"fdpass-hold", "cmd/fdpass/internal/holder/server.go", `if !c.access.may(Retrieve, r.name) || `, `if `, "./cmd/fdpass", "TestHoldAccess"},
 	{"fdpass-quota", "cmd/fdpass/internal/holder/store.go", `case s.owned[owner]+len(fds) > quota:`, `case quota < 0:`, "./cmd/fdpass", "TestHoldAccess"},
-	{"fdpass-freeze", "cmd/fdpass/internal/holder/server.go", "s.setLocked(frozen)\n", "", "./cmd/fdpass", "TestTakeoverUnderLoad"},
+	{"fdpass-freeze", "cmd/fdpass/internal/holder/server.go", "s.setLocked(frozen)\n", "", "./cmd/fdpass/internal/holder", "TestPassOn$"},
 	{"fdpass-pass", "cmd/fdpass/internal/holder/service.go", `server.set(handed)`, `_ = handed`, "./cmd/fdpass", "TestTakeoverUnderLoad"},
 	{"fdpass-left", "cmd/fdpass/internal/holder/server.go", `c.left(e, err == nil)`, `c.left(e, true)`, "./cmd/fdpass/internal/holder", "TestRetrieveFails"},
 	{"fdpass-own", "cmd/fdpass/internal/holder/server.go", `case c.isOwn(fds[i]):`, `case false && c.isOwn(fds[i]):`, "./cmd/fdpass/internal/holder", "TestOwnConnection"},

@@ -494,6 +494,11 @@ func TestPassOn(t *testing.T) {
 	if err := waiting.ch.conn.Send(store, w); err != nil {
 		t.Fatal(err)
 	}
+	_ = waiting.ch.conn.SetReadDeadline(time.Now().Add(50 * time.Millisecond))
+	if _, err := waiting.ch.conn.Receive(make([]byte, 100), 1); !errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("a frozen one answers: %v", err)
+	}
+	_ = waiting.ch.conn.SetReadDeadline(time.Time{})
 	half := frame(request{op: opStore, name: "slow", expiry: never}, 1)
 	if err := slow.ch.conn.Send(half[:9], w); err != nil {
 		t.Fatal(err)
