@@ -28,6 +28,7 @@ import (
 //	silent     does not, whatever happens
 //	deaf       does not end at SIGTERM
 //	linger     at SIGTERM stops accepting, and ends at SIGINT
+//	mute       closes its standard error
 //	orphan     starts a process that has lost its parent, and ends soon
 //	die=N      ends with N when asked for /die
 //
@@ -51,6 +52,9 @@ func runGoServer(args []string) error {
 		fmt.Fprint(os.Stderr, "starting\nbad configuration\n\n")
 		n, _ := strconv.Atoi(code)
 		os.Exit(n)
+	}
+	if _, ok := words["mute"]; ok {
+		os.Stderr.Close()
 	}
 	file := os.NewFile(3, "listener")
 	ln, err := net.FileListener(file)

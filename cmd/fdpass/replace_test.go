@@ -164,6 +164,29 @@ func TestReplace(t *testing.T) {
 	}
 }
 
+// A program that logs elsewhere has closed its standard error.
+func TestReplaceMute(t *testing.T) {
+	t.Parallel()
+	s, _ := replaceable(t)
+	s.set("ready mute")
+	for i := range 3 {
+		if out, code := s.fdpass("restart"); code != 0 {
+			t.Fatal(out)
+		}
+		s.await(fmt.Sprintf("%d live", i+2))
+		if out, code := s.fdpass("restart", "--self"); code != 0 {
+			t.Fatal(out)
+		}
+	}
+	s.signal(unix.SIGTERM)
+	if code := s.end(); code != 0 {
+		t.Errorf("ends with %d", code)
+	}
+	if said := s.says.text(); said != "" {
+		t.Errorf("all went well, and it says %s", said)
+	}
+}
+
 // Where no generation serves because one after the other fails, the replacement waits until one does.
 func TestReplaceBetweenDeaths(t *testing.T) {
 	t.Parallel()

@@ -73,14 +73,20 @@ func newService(t *testing.T, args ...string) *service {
 
 func (s *service) start() {
 	s.t.Helper()
-	s.cmd.Env = append(s.cmd.Env, "GORACE=atexit_sleep_ms=0")
 	r, w, err := os.Pipe()
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	s.cmd.Stderr = w
 	s.says = readLines(r)
-	err = s.cmd.Start()
+	s.startWith(w)
+}
+
+// startWith starts it with w as standard error, and closes that.
+func (s *service) startWith(w *os.File) {
+	s.t.Helper()
+	s.cmd.Env = append(s.cmd.Env, "GORACE=atexit_sleep_ms=0")
+	s.cmd.Stderr = w
+	err := s.cmd.Start()
 	w.Close()
 	if err != nil {
 		s.t.Fatal(err)
@@ -489,6 +495,41 @@ func TestDrainLimit(t *testing.T) {
 	s.await("2 live")
 	if !gone(old) {
 		t.Error("it was not killed, or not reaped")
+	}
+}
+
+// Nobody reads the standard error any more, a terminal that is stopped for example: that holds up nothing else.
+func TestStderrStuck(t *testing.T) {
+	t.Parallel()
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pipe[0])
+	for {
+		if _, err := unix.Write(pipe[1], make([]byte, 1<<16)); err != nil {
+			break // it is full
+		}
+	}
+	if err := unix.SetNonblock(pipe[1], false); err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(t.TempDir(), "mode")
+	cmd := goServer.Command(t, file)
+	s := newService(t, append([]string{"-l", "tcp://127.0.0.1:0", "--ready", "notify", "--"}, cmd.Args...)...)
+	s.cmd.Env, s.mode, s.says = cmd.Env, file, new(lines)
+	s.set("ready die=7")
+	s.startWith(os.NewFile(uintptr(pipe[1]), "stderr"))
+	s.await("1 live")
+	_, _ = s.get("/die") // which it says, and so does fdpass
+	s.await("2 live")
+	s.set("exit=3")
+	if out, code := s.fdpass("restart"); code != 1 || !strings.Contains(out, "generation 3 failed") {
+		t.Errorf("%d, %s", code, out)
+	}
+	s.signal(unix.SIGTERM)
+	if code := s.end(); code != 0 {
+		t.Errorf("ends with %d", code)
 	}
 }
 

@@ -338,7 +338,7 @@ func (s *Supervisor) become() error {
 		}
 	}()
 	for r := range s.relays {
-		if !r.pause(time.Second) {
+		if !r.pause(outputPatience) {
 			return errors.New("nobody reads the standard error")
 		}
 		paused = append(paused, r)

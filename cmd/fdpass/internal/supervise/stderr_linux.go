@@ -16,7 +16,7 @@ import (
 // A relay passes on what a generation writes to its standard error, and remembers the end of it: the
 // reason why it failed is the last thing that it said.
 type relay struct {
-	file *os.File // the read end, nonblocking, in the poller
+	file *os.File // the read end, nonblocking, in the poller; nil if its end was seen by another fdpass
 	raw  syscall.RawConn
 	to   int
 
@@ -31,14 +31,19 @@ type relay struct {
 // tailSize is how much a relay remembers.
 const tailSize = 2048
 
-// newRelay takes fd over, the read end of a pipe.
+// newRelay takes fd over, the read end of a pipe; -1 if its end was seen before.
 func newRelay(fd, to int, tail []byte) (*relay, error) {
-	if err := unix.SetNonblock(fd, true); err != nil {
+	r := &relay{to: to, done: make(chan struct{})}
+	r.tail.text = tail
+	if fd < 0 {
+		close(r.done)
+		return r, nil
+	}
+	err := unix.SetNonblock(fd, true)
+	if err != nil {
 		return nil, os.NewSyscallError("fcntl", err)
 	}
-	r := &relay{file: os.NewFile(uintptr(fd), "stderr"), to: to, done: make(chan struct{})}
-	r.tail.text = tail
-	var err error
+	r.file = os.NewFile(uintptr(fd), "stderr")
 	if r.raw, err = r.file.SyscallConn(); err != nil {
 		return nil, err // cannot be: it is open
 	}
@@ -96,19 +101,27 @@ func (r *relay) copy(fd int, buf []byte) (n int, err error) {
 	return n, nil
 }
 
-// drain passes on what is there now, unless somebody is stuck in passing on.
-func (r *relay) drain() {
-	buf := make([]byte, 16<<10)
-	if !r.pause(time.Second) {
-		return
+// drain waits until what is there now was passed on, not for long: the reader of our standard error, or whoever has
+// inherited the program's, decides how long that takes.
+func (r *relay) drain(until time.Time) {
+	for ; !r.empty() && time.Now().Before(until); time.Sleep(time.Millisecond) {
 	}
-	r.resume()
-	for {
-		var n int
-		if err := r.raw.Control(func(fd uintptr) { n, _ = r.copy(int(fd), buf) }); err != nil || n <= 0 {
-			return
-		}
+}
+
+// empty reports whether all that was written has been passed on.
+func (r *relay) empty() bool {
+	select {
+	case <-r.done:
+		return true
+	default:
 	}
+	if !r.mu.TryLock() {
+		return false
+	}
+	defer r.mu.Unlock()
+	more := false
+	err := r.raw.Control(func(fd uintptr) { more = pollIn(fd) })
+	return err != nil || !more
 }
 
 // pause stops passing on, between a read and the next; false if it takes too long.

@@ -71,7 +71,7 @@ func TestRelay(t *testing.T) {
 	if tail := r.text(); len(tail) != tailSize || r.lastLine() != "the end" {
 		t.Errorf("remembers %d bytes, %q", len(tail), r.lastLine())
 	}
-	r.drain() // of one that has ended: nothing
+	r.drain(time.Now().Add(time.Minute)) // of one that has ended: nothing
 }
 
 // Nobody reads our standard error: passing on does not fail the program, and a stuck one can be told.
@@ -96,7 +96,8 @@ func TestRelayStuck(t *testing.T) {
 		r.resume()
 		return false
 	})
-	unix.Close(out[0]) // the reader goes, and what it would have read is thrown away
+	r.drain(time.Now()) // does not wait for it
+	unix.Close(out[0])  // the reader goes, and what it would have read is thrown away
 	testutil.Eventually(t, "it goes on", func() bool { return r.pause(0) })
 	r.resume()
 	w.Close()

@@ -130,12 +130,29 @@ func (s *Supervisor) release() {
 		}
 		socket.Close()
 	}
+	until := time.Now().Add(outputPatience)
 	for r := range s.relays {
-		r.drain()
+		r.drain(until)
 	}
 }
 
+// outputPatience is how long what is under mu waits for the reader of our standard error.
+const outputPatience = time.Second
+
+// logf says one line, unless nobody has read our standard error for a while: a terminal that is stopped, or a full
+// pipe, holds up no restart and no signal.
 func (s *Supervisor) logf(format string, args ...any) {
+	poll := []unix.PollFd{{Fd: int32(s.stderr), Events: unix.POLLOUT}}
+	for end := time.Now().Add(outputPatience); ; {
+		n, err := unix.Poll(poll, int(max(0, time.Until(end).Milliseconds())))
+		if err == unix.EINTR {
+			continue
+		}
+		if err == nil && n == 0 {
+			return
+		}
+		break
+	}
 	fmt.Fprintf(s.Log, "fdpass: "+format+"\n", args...)
 }
 
@@ -433,7 +450,7 @@ func (s *Supervisor) ended(g *generation, end unix.WaitStatus) {
 	for n := 0; n < lastWords && g.notify.readable(); n++ { // whoever floods the socket does not keep us here
 		s.hear(g)
 	}
-	g.relay.drain()
+	g.relay.drain(time.Now().Add(outputPatience))
 	state := g.state
 	why := g.why(end)
 	g.enter(Failed)
