@@ -533,6 +533,64 @@ func TestStderrStuck(t *testing.T) {
 	}
 }
 
+// What has happened while fdpass was stopped comes before its timers, which were over meanwhile.
+func TestStopped(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		name        string
+		flags       []string
+		first, next string
+		meanwhile   func(t *testing.T, pid int)
+		code        int
+		states      string
+	}{
+		{"death", []string{"--ready", "1s"}, "", "", func(t *testing.T, pid int) {
+			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			testutil.Eventually(t, "it has ended", func() bool { return zombie(pid) })
+		}, 1, "1 live, 2 failed"},
+		{"ready", []string{"--ready", "notify", "--timeout", "1s"}, "ready", "silent", func(t *testing.T, pid int) {
+			var name string
+			testutil.Eventually(t, "it is the program", func() bool { // which has its environment
+				env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+				_, name, _ = strings.Cut(string(env), "NOTIFY_SOCKET=")
+				name, _, _ = strings.Cut(name, "\x00")
+				return err == nil && name != ""
+			})
+			// The shell, in whose name it speaks, ends; it is believed as this user's.
+			notify := exec.Command("sh", "-c", `"$0" notify --ready --no-block; exit $?`, binary(t))
+			notify.Env = append(os.Environ(), "NOTIFY_SOCKET="+name)
+			if out, err := notify.CombinedOutput(); err != nil {
+				t.Fatalf("%v, %s", err, out)
+			}
+		}, 0, "2 live"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			s := serveProgram(t, c.first, c.flags...)
+			s.await("1 live")
+			s.set(c.next)
+			begun := time.Now()
+			answer := make(chan int)
+			go func() {
+				_, code := s.fdpass("restart")
+				answer <- code
+			}()
+			s.await("1 live, 2 starting")
+			pid := s.pid(2)
+			s.signal(unix.SIGSTOP)
+			c.meanwhile(t, pid)
+			s.until("the time is over", func() bool { return time.Since(begun) > 1500*time.Millisecond })
+			s.signal(unix.SIGCONT)
+			if code := <-answer; code != c.code {
+				t.Errorf("restart ends with %d, want %d", code, c.code)
+			}
+			s.await(c.states)
+		})
+	}
+}
+
 // A program that ends by itself is started again. A client that connects meanwhile waits.
 func TestDeath(t *testing.T) {
 	t.Parallel()

@@ -189,3 +189,30 @@ func TestNotifyLinger(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// READY=1 of a generation that was killed because it took too long comes too late.
+func TestHearTooLate(t *testing.T) {
+	testutil.NoLeaks(t)
+	for verdict, want := range map[string]State{"": Live, "no READY=1": Starting} {
+		s := newSupervisor(Config{Log: os.Stderr})
+		n, err := newNotifySocket("test", 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		g := &generation{number: 1, pid: os.Getpid(), state: Starting, notify: n, verdict: verdict}
+		s.generations = append(s.generations, g)
+		c, err := net.Dial("unixgram", n.name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := c.Write([]byte("READY=1")); err != nil {
+			t.Fatal(err)
+		}
+		c.Close()
+		s.hearAll(g)
+		if g.state != want {
+			t.Errorf("%q: %s, want %s", verdict, g.state, want)
+		}
+		n.close()
+	}
+}

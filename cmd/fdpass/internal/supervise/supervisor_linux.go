@@ -251,7 +251,8 @@ func (s *Supervisor) start(askers []func(error)) error {
 	return nil
 }
 
-// after lets do happen when g has been in its present state for d.
+// after lets do happen when g has been in its present state for d. What has happened until then comes first: who
+// stops this process for a while, or the machine, lets its timers be over before it sees that.
 func (s *Supervisor) after(g *generation, d time.Duration, do func()) {
 	s.at(g, time.Now().Add(d), do)
 }
@@ -264,6 +265,8 @@ func (s *Supervisor) at(g *generation, when time.Time, do func()) {
 	timer = time.AfterFunc(time.Until(when), func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		s.reap()
+		s.hearAll(g)
 		if g.timer == timer { // and the state is the same one
 			g.timer = nil
 			do()
@@ -276,11 +279,12 @@ func (s *Supervisor) at(g *generation, when time.Time, do func()) {
 func (s *Supervisor) listenTo(g *generation) {
 	for g.notify.wait() == nil {
 		s.mu.Lock()
-		s.hear(g)
+		s.hearAll(g) // what was seen may have been heard by now
 		s.mu.Unlock()
 	}
 }
 
+// hear takes one message, which is there.
 func (s *Supervisor) hear(g *generation) {
 	m, done, err := g.notify.receive()
 	if err != nil {
@@ -298,8 +302,21 @@ func (s *Supervisor) hear(g *generation) {
 			s.after(g, m.extend, func() { s.giveUp(g, "no READY=1 within the time that it asked for") })
 		}
 	}
-	if m.ready && g.state == Starting && !g.reaped {
-		s.ready(g)
+	if m.ready && g.verdict == "" && !g.reaped {
+		s.reap() // whoever said it and has ended since does not serve
+		if g.state == Starting {
+			s.ready(g)
+		}
+	}
+}
+
+// inOneGo is how many messages are heard under one lock, more than net.unix.max_dgram_qlen lets wait.
+const inOneGo = 4096
+
+// hearAll hears what has been said, but whoever floods the socket does not keep us here.
+func (s *Supervisor) hearAll(g *generation) {
+	for n := 0; n < inOneGo && g.notify.readable(); n++ {
+		s.hear(g)
 	}
 }
 
@@ -441,15 +458,10 @@ func (s *Supervisor) reap() {
 	}
 }
 
-// lastWords is how many messages of a generation that has ended are heard, more than net.unix.max_dgram_qlen lets wait.
-const lastWords = 4096
-
 // ended handles the end of a generation.
 func (s *Supervisor) ended(g *generation, end unix.WaitStatus) {
 	g.reaped = true
-	for n := 0; n < lastWords && g.notify.readable(); n++ { // whoever floods the socket does not keep us here
-		s.hear(g)
-	}
+	s.hearAll(g)
 	g.relay.drain(time.Now().Add(outputPatience))
 	state := g.state
 	why := g.why(end)
