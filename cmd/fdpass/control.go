@@ -42,16 +42,11 @@ func (f *controlFlags) ask(ctx context.Context, args []string, do string) (*supe
 	if len(args) > 0 {
 		name = args[0]
 	}
-	conn, err := supervise.Dial(ctx, f.control, name)
-	if err != nil {
-		return nil, err
-	}
-	defer conn.Close()
 	if st, err := os.Stderr.Stat(); err == nil && st.Mode()&os.ModeCharDevice != 0 {
 		patience := time.AfterFunc(time.Second, func() { fmt.Fprintf(os.Stderr, "fdpass: %s: waiting for the answer\n", do) })
 		defer patience.Stop()
 	}
-	a, err := supervise.Ask(ctx, conn, supervise.Request{Do: do})
+	a, err := supervise.DialAndAsk(ctx, f.control, name, supervise.Request{Do: do})
 	if ctx.Err() != nil {
 		return nil, &exitError{exitTimeout, fmt.Errorf("%s: no answer within %v (--timeout); it goes on", do, f.timeout)}
 	}

@@ -187,6 +187,24 @@ func TestReplaceMute(t *testing.T) {
 	}
 }
 
+// Commands that come while it is replaced are answered, and so are those who want the same.
+func TestReplaceAtOnce(t *testing.T) {
+	t.Parallel()
+	s, _ := replaceable(t)
+	for range 5 {
+		var all sync.WaitGroup
+		for _, command := range [][]string{{"restart", "--self"}, {"restart"}, {"status"}, {"restart", "--self"}, {"restart", "--self"}} {
+			all.Go(func() {
+				if out, code := s.fdpass(command...); code != 0 {
+					t.Errorf("%v: %d, %s", command, code, out)
+				}
+			})
+		}
+		all.Wait()
+	}
+	s.await("6 live")
+}
+
 // Where no generation serves because one after the other fails, the replacement waits until one does.
 func TestReplaceBetweenDeaths(t *testing.T) {
 	t.Parallel()

@@ -160,6 +160,38 @@ func dial(ctx context.Context, address string, anybody bool) (net.Conn, error) {
 	return c, nil
 }
 
+var errNoAnswer = errors.New("it ended, or was replaced, before it answered")
+
+// DialAndAsk connects as Dial does, and asks. A service that was replaced before it answered has not begun: it is not
+// replaced while something starts. So what goes on in the same process is asked again.
+func DialAndAsk(ctx context.Context, address, name string, r Request) (*Answer, error) {
+	before, noAnswer := 0, error(nil)
+	for range mostReplacements {
+		c, err := Dial(ctx, address, name)
+		if noAnswer != nil && err != nil {
+			break
+		}
+		if err != nil {
+			return nil, err
+		}
+		peer, err := credentials.Peer(c.(*net.UnixConn))
+		if noAnswer != nil && (err != nil || peer.PID != before) {
+			_ = c.Close()
+			break // another one
+		}
+		a, err := Ask(ctx, c, r)
+		_ = c.Close()
+		if err != errNoAnswer {
+			return a, err
+		}
+		before, noAnswer = peer.PID, err
+	}
+	return nil, noAnswer
+}
+
+// mostReplacements is how often a service may be replaced while it is asked one thing.
+const mostReplacements = 20
+
 // Ask sends a request over c, which it borrows, and waits for the answer or ctx. An answer that is an
 // error is one. Its texts can be shown on a terminal: root asks services of users that it does not trust.
 func Ask(ctx context.Context, c net.Conn, r Request) (*Answer, error) {
@@ -176,7 +208,7 @@ func Ask(ctx context.Context, c net.Conn, r Request) (*Answer, error) {
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE):
-		return nil, errors.New("it ended, or was replaced, before it answered")
+		return nil, errNoAnswer
 	case err != nil && limited.N == 0:
 		return nil, errors.Errorf("its answer is longer than %d bytes", mostOfAnswer)
 	case err != nil:
