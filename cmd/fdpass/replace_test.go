@@ -263,6 +263,40 @@ func TestReplaceRefused(t *testing.T) {
 	}
 }
 
+// A trial run that hangs is one, whatever happens meanwhile, and does not outlive the service.
+func TestReplaceHangs(t *testing.T) {
+	t.Parallel()
+	s, path := replaceable(t)
+	file := filepath.Join(t.TempDir(), "pids")
+	writeProgram(t, path, fmt.Appendf(nil, "#!/bin/sh\necho $$ >>%s\nexec sleep 60\n", file))
+	answer := make(chan string)
+	go func() {
+		out, _ := s.fdpass("restart", "--self")
+		answer <- out
+	}()
+	var pid int
+	s.until("it is tried", func() bool {
+		text, _ := os.ReadFile(file)
+		n, _ := fmt.Sscanf(string(text), "%d\n", &pid)
+		return n == 1
+	})
+	if out, code := s.fdpass("restart"); code != 0 {
+		t.Error(out)
+	}
+	s.await("2 live")
+	s.signal(unix.SIGTERM)
+	if out := <-answer; !strings.Contains(out, "it is stopping") {
+		t.Error(out)
+	}
+	if code := s.end(); code != 0 {
+		t.Errorf("ends with %d", code)
+	}
+	s.until("the trial run has ended", func() bool { return gone(pid) || zombie(pid) })
+	if text, err := os.ReadFile(file); err != nil || strings.Count(string(text), "\n") != 1 {
+		t.Errorf("trial runs: %q, %v", text, err)
+	}
+}
+
 // A replacement whose command line is another one sees that the state is not its own.
 func TestReplaceOther(t *testing.T) {
 	t.Parallel()

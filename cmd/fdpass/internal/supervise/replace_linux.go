@@ -76,6 +76,9 @@ type check struct {
 	late   bool
 }
 
+// kill ends it and what it has started.
+func (c *check) kill() { _ = unix.Kill(-c.pid, unix.SIGKILL) }
+
 // understood is what Check prints in front of its version.
 const understood = "fdpass understands this state, version "
 
@@ -146,7 +149,7 @@ func (s *Supervisor) startCheck() error {
 		defer s.mu.Unlock()
 		if s.check == run {
 			run.late = true
-			_ = unix.Kill(-pid, unix.SIGKILL)
+			run.kill()
 		}
 	})
 	s.check = run

@@ -124,6 +124,9 @@ func (s *Supervisor) run() int {
 // release gives up everything that is held.
 func (s *Supervisor) release() {
 	s.control.close()
+	if s.check != nil {
+		s.check.kill()
+	}
 	for _, socket := range s.sockets {
 		if err := socket.Remove(); err != nil {
 			s.logf("%v", err)
@@ -346,7 +349,7 @@ func (s *Supervisor) afterStart() {
 		askers := s.waiting
 		s.again, s.waiting = false, nil
 		_ = s.start(askers)
-	case s.replace:
+	case s.replace && s.check == nil:
 		s.checkReplacement()
 	}
 }
