@@ -993,6 +993,43 @@ func TestFullTable(t *testing.T) {
 	s.await("3 live")
 }
 
+// A signal that comes while the sockets are opened leaves no path behind.
+func TestServeEarlySignal(t *testing.T) {
+	t.Parallel()
+	first, second := filepath.Join(t.TempDir(), "s"), filepath.Join(t.TempDir(), "s")
+	lock, err := os.Open(filepath.Dir(second)) // for which it waits
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(binary(t), "serve", "--control", "none", "-l", first, "-l", second, "--", "sleep", "60")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	testutil.Eventually(t, "the first path is there", func() bool {
+		_, err := os.Lstat(first)
+		return err == nil
+	})
+	for _, sig := range []syscall.Signal{unix.SIGHUP, unix.SIGTERM} {
+		if err := cmd.Process.Signal(sig); err != nil {
+			t.Fatal(err)
+		}
+	}
+	lock.Close()
+	_ = cmd.Wait()
+	if code := cmd.ProcessState.ExitCode(); code != 128+int(unix.SIGTERM) {
+		t.Errorf("%v", cmd.ProcessState)
+	}
+	for _, path := range []string{first, second} {
+		if _, err := os.Lstat(path); err == nil {
+			t.Errorf("%s is left", path)
+		}
+	}
+}
+
 // A path stays over restarts, and is removed in the end.
 func TestServePath(t *testing.T) {
 	t.Parallel()

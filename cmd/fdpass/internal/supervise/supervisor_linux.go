@@ -63,6 +63,7 @@ var errStopping = errors.New("it is stopping")
 // because it was told to, or cannot be started. An error says why nothing was started.
 func Run(c Config) (code int, err error) {
 	s := newSupervisor(c)
+	s.listen() // or a signal would leave behind what is opened now
 	for _, a := range c.Sockets {
 		socket, err := a.Open(c.Options)
 		if err != nil {
@@ -75,7 +76,6 @@ func Run(c Config) (code int, err error) {
 		s.release()
 		return 0, err
 	}
-	s.listen()
 	s.mu.Lock()
 	first := s.start(nil)
 	s.mu.Unlock()
