@@ -30,10 +30,14 @@ func init() {
 
 // Take begins to take signals.
 func Take() {
-	// A closed standard error must not end us: SIGPIPE.
+	// A closed standard error must not end us: SIGPIPE. It comes with each write then, and has no room where others
+	// would be dropped for it.
+	signal.Notify(nowhere, syscall.SIGPIPE)
 	signal.Notify(Inbox, syscall.SIGCHLD, syscall.SIGHUP, syscall.SIGTERM, syscall.SIGINT, syscall.SIGQUIT,
-		syscall.SIGUSR1, syscall.SIGUSR2, syscall.SIGPIPE)
+		syscall.SIGUSR1, syscall.SIGUSR2)
 }
+
+var nowhere = make(chan os.Signal, 1)
 
 // Ignore ignores SIGHUP until the next program takes it: it is lost in that moment, and would end the program
 // otherwise. Go's runtime unblocks it when it starts, and lets an ignored one be.
