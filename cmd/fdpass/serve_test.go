@@ -469,6 +469,26 @@ func TestRollback(t *testing.T) {
 	s.await("10 live")
 }
 
+// What restart says of a program that is not there is what the log says.
+func TestProgramIsGone(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "program")
+	writeProgram(t, path, []byte("#!/bin/sh\nexec sleep 60\n"))
+	s := newService(t, "-l", "tcp://127.0.0.1:0", "--ready", "0.05", "--", path)
+	s.start()
+	s.await("1 live")
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	out, code := s.fdpass("restart")
+	want := fmt.Sprintf("fdpass: generation 2: exec: %q: stat %s: no such file or directory; generation 1 serves on\n", path, path)
+	if out != want || code != 1 {
+		t.Errorf("%d, %s; want %s", code, out, want)
+	}
+	s.saysLine("^" + regexp.QuoteMeta(strings.TrimSpace(want)) + "$")
+	s.await("1 live, 2 failed")
+}
+
 func TestTimeout(t *testing.T) {
 	t.Parallel()
 	s := serveProgram(t, "ready", "--ready", "notify", "--timeout", "3s")

@@ -2,7 +2,6 @@ package inherit
 
 import (
 	"encoding/json"
-	"os"
 	"os/exec"
 	"path/filepath"
 
@@ -50,16 +49,13 @@ func ParseCommand(args []string) (*Program, error) {
 	return p, nil
 }
 
-// Look finds an executable as a shell does, from the folder dir. The error is exec.ErrNotFound,
-// os.ErrPermission, or another.
+// Look finds an executable as a shell does, from the folder dir. The error is an exec.Error: exec.ErrNotFound for
+// a name, os.ErrNotExist for a path, os.ErrPermission, or another.
 func Look(name, dir string) (string, error) {
 	if filepath.Base(name) != name && !filepath.IsAbs(name) && dir != "" {
 		name = filepath.Join(dir, name)
 	}
 	path, err := exec.LookPath(name)
-	if errors.Is(err, os.ErrNotExist) {
-		return "", &exec.Error{Name: name, Err: exec.ErrNotFound}
-	}
 	if err != nil {
 		return "", err
 	}

@@ -224,11 +224,12 @@ func (s *Supervisor) start(askers []func(error)) error {
 	g, err := s.spawn(number)
 	if err != nil {
 		s.failed = &GenerationStatus{Generation: number, State: Failed, Failure: err.Error()}
+		failure := errors.Errorf("generation %d: %s%s", number, s.failed.Failure, s.serves())
 		for _, tell := range askers {
-			tell(errors.WithMessagef(err, "generation %d", number))
+			tell(failure)
 		}
 		if number > 1 {
-			s.logf("generation %d: %v%s", number, err, s.serves())
+			s.logf("%v", failure)
 			s.afterFailure(1)
 		}
 		return err
