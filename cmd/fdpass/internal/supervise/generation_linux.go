@@ -19,7 +19,6 @@ type generation struct {
 	pid     int
 	state   State
 	started time.Time
-	changed time.Time // when state was entered
 
 	deadline time.Time // when the timer ends the state, zero for never
 	timer    *time.Timer
@@ -52,7 +51,7 @@ func (s *Supervisor) spawn(number int) (g *generation, err error) {
 		return nil, err
 	}
 
-	g = &generation{number: number, state: Starting, started: time.Now(), changed: time.Now()}
+	g = &generation{number: number, state: Starting, started: time.Now()}
 	env := environment()
 	if s.Notify {
 		if g.notify, err = newNotifySocket(s.Name, number); err != nil {
@@ -104,7 +103,7 @@ func environment() (env []string) {
 }
 
 func (g *generation) enter(state State) {
-	g.state, g.changed = state, time.Now()
+	g.state = state
 	if g.timer != nil {
 		g.timer.Stop()
 	}

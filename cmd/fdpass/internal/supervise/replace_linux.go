@@ -58,7 +58,6 @@ type generationState struct {
 	PID      int       `json:"pid"`
 	State    State     `json:"state"`
 	Started  time.Time `json:"started"`
-	Changed  time.Time `json:"changed"`
 	Deadline time.Time `json:"deadline"`
 	Stopped  bool      `json:"stopped"`
 	Says     string    `json:"says"`
@@ -245,7 +244,7 @@ func (s *Supervisor) state(client int) *state {
 		loose[r] = true
 	}
 	for _, g := range s.generations {
-		gs := generationState{Number: g.number, PID: g.pid, State: g.state, Started: g.started, Changed: g.changed,
+		gs := generationState{Number: g.number, PID: g.pid, State: g.state, Started: g.started,
 			Deadline: g.deadline, Stopped: g.stopped, Says: g.says, Notify: -1, Stderr: number(g.relay.file), Tail: g.relay.text()}
 		if g.notify != nil {
 			gs.Notify, gs.Name = g.notify.number(), g.notify.name
@@ -452,7 +451,7 @@ func Resume(c Config, fd int) (code int, err error) {
 }
 
 func (s *Supervisor) resumeGeneration(gs generationState) {
-	g := &generation{number: gs.Number, pid: gs.PID, state: gs.State, started: gs.Started, changed: gs.Changed,
+	g := &generation{number: gs.Number, pid: gs.PID, state: gs.State, started: gs.Started,
 		stopped: gs.Stopped, says: gs.Says}
 	var err error
 	if g.relay, err = newRelay(gs.Stderr, int(s.stderr), gs.Tail); err != nil {
