@@ -181,7 +181,7 @@ func DialAndAsk(ctx context.Context, address, name string, r Request) (*Answer, 
 		}
 		a, err := Ask(ctx, c, r)
 		_ = c.Close()
-		if err != errNoAnswer {
+		if !errors.Is(err, errNoAnswer) {
 			return a, err
 		}
 		before, noAnswer = peer.PID, err
