@@ -819,14 +819,7 @@ func arriving(t *testing.T) (*mover, *arrivals, *listener) {
 		t.Fatal(err)
 	}
 	t.Cleanup(m.close)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := newListener("web", ln, true)
-	if err != nil {
-		t.Fatal(err)
-	}
+	l := webListener(t)
 	t.Cleanup(func() { l.release() })
 	a := arrivalsOf(t, m)
 	a.begin([]*listener{l})
