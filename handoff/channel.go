@@ -19,12 +19,15 @@ type frame struct {
 
 // discard closes descriptors that nobody takes. Their sender decides how long close(2) takes, with SO_LINGER, and must not
 // hold up a deadline by that.
-func discard(files *scm.Files) {
+func discard(files *scm.Files) { sysfd.Discard(takeAll(files)) }
+
+// takeAll takes what nobody has taken; -1 stands for what somebody has.
+func takeAll(files *scm.Files) []int {
 	fds := make([]int, files.Len())
 	for i := range fds {
 		fds[i] = files.TakeFD(i)
 	}
-	sysfd.Discard(fds)
+	return fds
 }
 
 // A channel reads and writes frames over a stream or SOCK_SEQPACKET. On a stream several frames may

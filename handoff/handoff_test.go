@@ -335,6 +335,36 @@ func TestRelease(t *testing.T) {
 	})
 }
 
+// A successor that owns may leave the handoff. The predecessor sees that it lives, and lets go; nobody claims to know more.
+func TestCloseEndsProbation(t *testing.T) {
+	testutil.NoLeaks(t)
+	ctx := t.Context()
+	p, s := pair(t, socketpair.SeqPacket)
+	done := make(chan error, 1)
+	go func() {
+		done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Hour, MaxPause: patient}})
+	}()
+	to, err := Take(ctx, s, Wish{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	to.Serving()
+	if err := to.Close(); err != nil {
+		t.Error(err)
+	}
+	for what, err := range map[string]error{"wait": to.Wait(ctx), "release": to.Release(ctx)} {
+		if !errors.Is(err, os.ErrClosed) || errors.Is(err, ErrKept) {
+			t.Errorf("%s after Close: %v", what, err)
+		}
+	}
+	if err := <-done; err != nil {
+		t.Errorf("offer: %v", err)
+	}
+}
+
 // The end of a channel is not a death: a peer that closes it and lives owns nothing, and loses nothing.
 func TestGiveUp(t *testing.T) {
 	testutil.NoLeaks(t)

@@ -2,6 +2,7 @@ package handoff
 
 import (
 	"context"
+	"os"
 	"sync"
 	"time"
 
@@ -213,8 +214,8 @@ func (t *Takeover) Abort(reason error) {
 }
 
 // Close closes the items that nobody took. If this process owns, Close ends the handoff too: a predecessor that can
-// still take back hears nothing more, and lets go if this process lives. It does not end a handoff before that, which
-// Abort does.
+// still take back hears nothing more, and lets go if this process lives; Wait and Release say os.ErrClosed. It does not end
+// a handoff before that, which Abort does.
 func (t *Takeover) Close() error {
 	for _, items := range [][]Item{t.Items, t.late} {
 		for i := range items {
@@ -233,13 +234,18 @@ func (t *Takeover) leave() {
 	}
 }
 
-// lost says how the handoff ended for a side that does not own. The driver is over.
+// errClosed: Wait and Release after Close. The predecessor has not said whether it can take back.
+var errClosed = errors.WithMessage(os.ErrClosed, "handoff: wait for the end of the probation")
+
+// lost says why nobody can say that this process owns for good. The driver is over.
 func (t *Takeover) lost() error {
 	switch t.machine.out {
 	case outFresh:
 		return because(ErrPredecessorGone, t.driver.reason)
 	case outStuck:
 		return because(ErrPredecessorHung, t.driver.reason)
+	case outLeft:
+		return errClosed
 	}
 	return because(ErrKept, t.driver.reason)
 }
@@ -386,10 +392,11 @@ func (t *Takeover) perform(k taskKind) {
 	case doOwn:
 		t.once.Do(func() { close(t.owned) })
 	case doDisown:
+		var fds []int // all at once: each Discard may wait
 		for _, r := range t.files {
-			files := r.use()
-			discard(files)
+			fds = append(fds, takeAll(r.use())...)
 			r.done()
 		}
+		sysfd.Discard(fds)
 	}
 }
