@@ -48,7 +48,7 @@ type Offering struct {
 
 	Deadlines Deadlines
 
-	// Of a Service, or nil. peer has proved already who it is; admit says whether this process may be the successor;
+	// Of a Service, or nil. peer has proved already who it is, and Offer takes it over; admit says whether this process may be the successor;
 	// letGo is called before the successor hears that nobody can take back from it, and must return in half of
 	// Deadlines.Answer.
 	peer  *credentials.Sender
@@ -155,6 +155,7 @@ func policyOr(policy *credentials.Policy) credentials.Policy {
 	return credentials.AnyOf(credentials.SameUser(), credentials.Root())
 }
 
+// begin makes sure who is at the other end, unless that is known. The Sender is the caller's to close.
 func (o *Offering) begin(ctx context.Context, c *scm.Conn) (credentials.Sender, error) {
 	if o.peer != nil {
 		return *o.peer, nil

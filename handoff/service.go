@@ -478,8 +478,8 @@ func (s *Service) beginHandoff() (done func(error), ok bool) {
 	}, true
 }
 
-// handOver offers the service to the process at the other end of c, and takes c over. It is a child of this
-// process, of which nothing is known yet, or peer.
+// handOver offers the service to the process at the other end of c, which is peer, or a child of this process that has
+// not said anything yet, if that is nil. It takes c and peer over.
 func (s *Service) handOver(ctx context.Context, c *scm.Conn, peer *credentials.Sender) (err error) {
 	done, ok := s.beginHandoff()
 	if !ok {
