@@ -10,6 +10,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -267,6 +268,16 @@ type generation struct {
 // serves reports whether it does, in its own opinion.
 func (g *generation) serves() bool {
 	return g.said[string(EventSettled)] > 0 || g.said[string(EventFresh)] > 0 && g.said["ready"] > 0
+}
+
+// snapshot is what is known of it now; more may be heard at any moment. It is called under the soak's lock.
+func (g *generation) snapshot() *generation {
+	if g == nil {
+		return nil
+	}
+	c := *g
+	c.said = maps.Clone(g.said)
+	return &c
 }
 
 // A soak is a service, its clients, and what has become of both.
@@ -741,7 +752,10 @@ func (s *soak) round(what, role string, moment bool) {
 	}
 	s.decide(p, next, what)
 	if what != "" && !moment {
-		victim = s.whoIsStruck(moves && next != nil && next.serves())
+		s.mu.Lock()
+		serves := next != nil && next.serves()
+		s.mu.Unlock()
+		victim = s.whoIsStruck(moves && serves)
 		if what == "stop" && victim != nil { // perhaps when all was decided
 			s.locked("it stops", 10*time.Second, func() bool { return s.stopped() != nil || victim.said["woken"] > 0 })
 			s.wake()
@@ -853,6 +867,9 @@ func (s *soak) over(p, next *generation) bool {
 
 // conclude finds out who serves now, and whether what was lost on the way could be.
 func (s *soak) conclude(p, next, victim *generation, what string) {
+	s.mu.Lock()
+	old, fresh, struck := p.snapshot(), next.snapshot(), victim.snapshot()
+	s.mu.Unlock()
 	switch what {
 	case "kill":
 		s.sum.kills++
@@ -864,39 +881,39 @@ func (s *soak) conclude(p, next, victim *generation, what string) {
 	anything, cut, lost := false, 0, 0
 	if victim != nil && what != "" {
 		switch {
-		case victim.last != nil:
-			anything, cut = allowed(what, *victim.last, len(s.turns))
+		case struck.last != nil:
+			anything, cut = allowed(what, *struck.last, len(s.turns))
 		case what == "kill" && victim == p:
 			anything = true // it was alone with the sockets
 		}
-		if what == "kill" && victim == next && p.final == string(EventHanded) {
+		if what == "kill" && victim == next && old.final == string(EventHanded) {
 			anything = true // now it was
-			if late := p.overAt.Sub(victim.diedAt); late > 100*time.Millisecond {
+			if late := old.overAt.Sub(struck.diedAt); late > 100*time.Millisecond {
 				s.errorf("the predecessor let go %v after the successor's death", late)
 			}
 		}
 	}
-	if p.final == string(EventTookBack) && next != nil && next.last != nil && next.last.at == stepCommit {
+	if old.final == string(EventTookBack) && next != nil && fresh.last != nil && fresh.last.at == stepCommit {
 		cut = max(cut, len(s.turns)) // what it had accepted before the predecessor killed it
 	}
 	if cut > 0 {
 		lost = 1 // it has one reader
 	}
-	switch p.final {
+	switch old.final {
 	case string(EventTookBack):
 		s.sum.tookBack++
 	case string(EventKept):
 		s.sum.kept++
 	}
-	gone := next == nil || next.dead
+	gone := next == nil || fresh.dead
 	switch {
-	case !gone && next.serves():
-		if s.live = next; next.said[string(EventFresh)] == 0 {
+	case !gone && fresh.serves():
+		if s.live = next; fresh.said[string(EventFresh)] == 0 {
 			s.sum.upgrades++
 		} else if !anything {
 			s.errorf("the successor began afresh")
 		}
-	case !p.dead && p.final != string(EventHanded):
+	case !old.dead && old.final != string(EventHanded):
 		if what == "" {
 			s.errorf("no handoff, and nothing was in its way")
 		}
