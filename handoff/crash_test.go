@@ -238,7 +238,7 @@ func crashWithin(t *testing.T, limit time.Duration, what, variant string, p poin
 		}
 	}
 	c.Deadlines.Probation = 300 * time.Millisecond
-	c.TCP = freePort(t)
+	c.TCP = testutil.FreeAddress(t)
 	faulty := c
 	faulty.Role, faulty.Step, faulty.Before, faulty.Do = p.role, p.at, p.before, what
 
@@ -377,14 +377,4 @@ func allowed(what string, p point, clients int) (refused bool, cut int) {
 		return false, clients // what the killed one had accepted
 	}
 	return false, 0
-}
-
-func freePort(t testing.TB) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
 }

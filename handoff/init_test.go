@@ -113,7 +113,7 @@ func TestInit(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c := config(t)
-			c.TCP = freePort(t)
+			c.TCP = testutil.FreeAddress(t)
 			service, first := inContainer(t, c)
 			ready := service.await("ready")
 			if ready.PID != 1 {
@@ -154,7 +154,7 @@ func TestInit(t *testing.T) {
 // A signal that comes while the successor is on probation is not lost.
 func TestInitOnProbation(t *testing.T) {
 	c := config(t)
-	c.TCP = freePort(t)
+	c.TCP = testutil.FreeAddress(t)
 	c.Deadlines.Probation = time.Second
 	service, first := inContainer(t, c)
 	service.await("ready")

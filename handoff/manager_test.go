@@ -185,7 +185,7 @@ func recipe(t testing.TB, name string, replace ...string) string {
 func TestServiceUnderSystemd(t *testing.T) {
 	testutil.NoLeaks(t)
 	m := systemdtest.Start(t)
-	tcp := freePort(t)
+	tcp := testutil.FreeAddress(t)
 	c := unitConfig{
 		Socket: "/run/web/handoff.sock",
 		Listen: [][2]string{{"systemd", "web"}, {"unix", filepath.Join(m.Dir, "web.sock")}},
@@ -361,7 +361,7 @@ func supervise(t testing.TB, d Deadlines, prepare func(*exec.Cmd)) *supervised {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { manage.Close() })
-	s := &supervised{t: t, manage: manage, tcp: freePort(t)}
+	s := &supervised{t: t, manage: manage, tcp: testutil.FreeAddress(t)}
 	s.config = unitConfig{
 		Socket: filepath.Join(dir, "handoff.sock"), Listen: [][2]string{{"tcp", s.tcp}}, Deadlines: d,
 		Bad: filepath.Join(dir, "bad"), Fatal: filepath.Join(dir, "fatal"),

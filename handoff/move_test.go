@@ -922,7 +922,7 @@ func TestMoveCrash(t *testing.T) {
 
 func moveCrash(t *testing.T, what string, p point) {
 	c := config(t)
-	c.TCP = freePort(t)
+	c.TCP = testutil.FreeAddress(t)
 	c.Deadlines.Answer = 200 * time.Millisecond
 	faulty := c
 	faulty.Role, faulty.Step, faulty.Before, faulty.Do = p.role, p.at, p.before, what

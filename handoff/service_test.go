@@ -773,7 +773,7 @@ func TestServiceUnclaimed(t *testing.T) {
 	c := config(t)
 	c.Deadlines.Probation = time.Second // clients come meanwhile
 	with := c
-	path, addr := filepath.Join(t.TempDir(), "extra"), freePort(t)
+	path, addr := filepath.Join(t.TempDir(), "extra"), testutil.FreeAddress(t)
 	with.Extra = path + "," + addr
 	first := launch(t, with)
 	ready := first.await("ready")
@@ -927,7 +927,7 @@ func TestServiceForce(t *testing.T) {
 	for _, force := range []bool{false, true} {
 		t.Run(fmt.Sprint(force), func(t *testing.T) {
 			c := config(t)
-			c.TCP = freePort(t)
+			c.TCP = testutil.FreeAddress(t)
 			c.Deadlines.Commit, c.Deadlines.Answer = 300*time.Millisecond, 300*time.Millisecond
 			hangs := c
 			hangs.Role, hangs.Step, hangs.Do = "predecessor", stepAdopted, "stop"

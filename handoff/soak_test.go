@@ -342,7 +342,7 @@ func startSoak(t *testing.T, seed uint64) *soak {
 		t: t, random: rand.New(rand.NewPCG(seed, 0)), program: aService.Command(t), points: map[string][]point{},
 		news: make(chan struct{}, 1), known: map[int]*generation{}, began: time.Now(), told: time.Now(),
 	}
-	addr := soakAddr(t)
+	addr := testutil.FreeAddress(t)
 	s.c = serviceConfig{
 		Socket: filepath.Join(dir, "control"), Unix: filepath.Join(dir, "web"), TCP: addr, Echo: addr,
 		Strikes: filepath.Join(dir, "blow"), Deadlines: soakDeadlines,
@@ -384,27 +384,6 @@ func (s *soak) close() {
 	s.reading.Wait()
 	_ = s.read.Close()
 	_ = s.complains.Close()
-}
-
-// soakAddr is a port that the kernel gives to nobody by itself, or it may be taken when the service begins afresh.
-func soakAddr(t *testing.T) string {
-	t.Helper()
-	for range 100 {
-		addr := fmt.Sprintf("127.0.0.1:%d", 12000+rand.N(18000))
-		ln, err := net.Listen("tcp", addr)
-		if err != nil {
-			continue
-		}
-		ln.Close()
-		udp, err := net.ListenPacket("udp", addr)
-		if err != nil {
-			continue
-		}
-		udp.Close()
-		return addr
-	}
-	t.Fatal("no free port")
-	return ""
 }
 
 // hear handles a line of any process.

@@ -107,19 +107,15 @@ func speak(t testing.TB, ln net.Listener, m *scm.Message) {
 
 func TestConnectFails(t *testing.T) {
 	testutil.NoLeaks(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	ln.Close()
+	addr := testutil.FreeAddress(t)
+	host, port, _ := net.SplitHostPort(addr)
 	conn, child := pairFor(t, socketpair.Stream)
-	s := newSession(t, nil, "connect", "127.0.0.1", port)
+	s := newSession(t, nil, "connect", host, port)
 	s.Stdout = child
 	s.start(t)
 	child.Close()
 	s.ends(t, 1)
-	if want := fmt.Sprintf("fdpass: connect: dial tcp 127.0.0.1:%s: connect: connection refused\n", port); s.stderr.String() != want {
+	if want := fmt.Sprintf("fdpass: connect: dial tcp %s: connect: connection refused\n", addr); s.stderr.String() != want {
 		t.Errorf("%q, want %q", s.stderr.String(), want)
 	}
 	if m, err := conn.Receive(make([]byte, 10), 1); err != io.EOF {

@@ -94,17 +94,6 @@ threads 1, 2
 app { |env| [200, {}, [Process.pid.to_s]] }
 `
 
-// freePort is a port for programs that have to find it in their own configuration.
-func freePort(t *testing.T) string {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	return ln.Addr().String()
-}
-
 func write(t *testing.T, path, text string) string {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
@@ -180,7 +169,7 @@ func TestForeign(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
-			addr := freePort(t)
+			addr := testutil.FreeAddress(t)
 			command := c.command(t, dir, addr)
 			s := newService(t, joined(append([]string{"-l", addr, "--chdir", dir, "--ready", "0.2"}, c.flags...), "--", command)...)
 			s.start()
@@ -223,7 +212,7 @@ func joined(a []string, b string, c []string) []string { return append(append(a,
 // takes their place.
 func TestMasterDies(t *testing.T) {
 	t.Parallel()
-	dir, addr := t.TempDir(), freePort(t)
+	dir, addr := t.TempDir(), testutil.FreeAddress(t)
 	config := write(t, dir+"/nginx.conf", fmt.Sprintf(nginxConfig, dir, addr))
 	s := newService(t, "-l", addr, "--as", "nginx", "--ready", "0.2", "--", testutil.NeedProgram(t, "nginx"), "-p", dir, "-c", config)
 	s.start()

@@ -165,12 +165,7 @@ func TestInterrupt(t *testing.T) {
 func TestKilled(t *testing.T) {
 	testutil.NoLeaks(t)
 	t.Setenv("TMPDIR", t.TempDir()) // it leaves a folder
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := ln.Addr().String()
-	_ = ln.Close()
+	addr := testutil.FreeAddress(t)
 	cmd := program.Command(t, slow("--upgrades", "1000", "--addr", addr)...)
 	cmd.Stderr = nil // a server may find that nobody reads what it says
 	if err := cmd.Start(); err != nil {
