@@ -363,6 +363,30 @@ func TestManyDescriptors(t *testing.T) {
 	}
 }
 
+// What the file had stays until there is something else, and then nothing of it.
+func TestRecvKeepsFile(t *testing.T) {
+	testutil.NoLeaks(t)
+	out := write(t, filepath.Join(t.TempDir(), "data"), "what it had")
+	for _, want := range []string{"what it had", "new"} {
+		conn, child := pairFor(t, socketpair.Stream)
+		s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--timeout", "20s", "--data-file", out)
+		code := 1 // closed without a message
+		if want == "new" {
+			code = 0
+			if err := conn.Send([]byte(want)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := conn.Close(); err != nil {
+			t.Fatal(err)
+		}
+		s.run(t, code)
+		if data, err := os.ReadFile(out); err != nil || string(data) != want {
+			t.Errorf("the file has %q, %v; want %q", data, err, want)
+		}
+	}
+}
+
 // A full table is told, and not taken for the message.
 func TestRecvFullTable(t *testing.T) {
 	testutil.NoLeaks(t)

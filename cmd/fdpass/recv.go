@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"sync"
 	"unicode/utf8"
 
 	"github.com/pkg/errors"
@@ -169,7 +170,8 @@ func (f *recvFlags) become(p *inherit.Program, fds []int) error {
 	return cannotRun(p.Hand(os.Environ()))
 }
 
-// output returns what is done with each message: to tell it, or to write its data into a file.
+// output returns what is done with each message: to tell it, or to write its data into a file. What the file had
+// stays until a message comes.
 func (f *recvFlags) output(stdout io.Writer, tell bool) (each func(*scm.Message) error, closeIt func() error, err error) {
 	nothing := func() error { return nil }
 	write := func(m *scm.Message) error { return writeMessage(stdout, m, f.asJSON) }
@@ -181,11 +183,20 @@ func (f *recvFlags) output(stdout io.Writer, tell bool) (each func(*scm.Message)
 	case f.dataFile == "-":
 		return func(m *scm.Message) error { _, err := stdout.Write(m.Data); return err }, nothing, nil
 	}
-	file, err := os.Create(f.dataFile)
+	file, err := os.OpenFile(f.dataFile, os.O_WRONLY|os.O_CREATE, 0o666)
 	if err != nil {
 		return nil, nil, err
 	}
+	empty := sync.OnceValue(func() error {
+		if info, err := file.Stat(); err != nil || !info.Mode().IsRegular() {
+			return err // a pipe or a terminal keeps nothing
+		}
+		return file.Truncate(0)
+	})
 	return func(m *scm.Message) error {
+		if err := empty(); err != nil {
+			return err
+		}
 		if _, err := file.Write(m.Data); err != nil || !f.asJSON {
 			return err
 		}
