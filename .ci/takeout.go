@@ -31,6 +31,7 @@ var protections = []protection{
 	{"scm-lost", "scm/receive.go", `case flags&unix.MSG_CTRUNC != 0 || got.Refused > 0:`, `case got.Refused > 0:`, "./scm", "TestReceiveWithFullTable"},
 	{"scm-end", "scm/receive.go", `case n == 0 && len(got.FDs) == 0 && mayEnd && c.atEnd(got.HasCred):`, `case n == 0 && mayEnd:`, "./scm", "TestReceiveEmptyPacketWithDescriptors"},
 	{"scm-reset", "scm/receive.go", `if rx.errno != unix.ECONNRESET || rx.reset != none {`, `if true {`, "./scm", "TestReceiveBehindReset"},
+	{"scm-before-end", "scm/receive.go", `if !tellsEnd || rx.ended || !sysfd.HungUp(fd) {`, `if true {`, "./scm", "TestReceiveBeforeEnd"},
 	{"scm-stdio", "scm/receive.go", `err = raise(&got)`, `err = nil`, "./scm", "TestReceiveWithoutStdio"},
 	{"scm-cloexec", "scm/header_unsafe.go", `flags := unix.MSG_DONTWAIT | unix.MSG_CMSG_CLOEXEC`, `flags := unix.MSG_DONTWAIT`, "./scm", "TestReceiveKeepsOrderAndIdentity"},
 	{"scm-self", "scm/send.go", `if sameSocket(lent, fd) {`, `if false && sameSocket(lent, fd) {`, "./scm", "TestSendOverItself"},

@@ -82,7 +82,8 @@ type exchanger struct {
 	oobn    int
 	flags   int
 	err     error
-	resets  int
+	reset   bool // seen once
+	ended   bool // seen once
 	room    [len(exchangeMessage)]byte
 	control [cmsg.BufferSize]byte
 
@@ -192,7 +193,7 @@ func (x *exchanger) receive() (s Sender, err error) {
 
 // receivePart is one recvmsg(2) and what its stamp says. It must bring the beginning of want.
 func (x *exchanger) receivePart(want string) (int, Sender, error) {
-	x.p, x.resets = x.room[:len(want)], 0
+	x.p, x.reset, x.ended = x.room[:len(want)], false, false
 	err := x.raw.Read(x.tryReceive)
 	if err == nil {
 		err = os.NewSyscallError("recvmsg", x.err)
@@ -231,13 +232,17 @@ func (x *exchanger) receivePart(want string) (int, Sender, error) {
 }
 
 func (x *exchanger) tryReceive(fd uintptr) bool {
-	x.n, x.oobn, x.flags, x.err = recvmsg(int(fd), x.p, x.control[:])
-	if x.err == unix.ECONNRESET && x.resets == 0 {
-		// SOCK_SEQPACKET reports a reset before what is queued.
-		x.resets++
+	for {
 		x.n, x.oobn, x.flags, x.err = recvmsg(int(fd), x.p, x.control[:])
+		switch {
+		case x.err == unix.ECONNRESET && !x.reset:
+			x.reset = true // SOCK_SEQPACKET reports it before what is queued,
+		case x.err == nil && x.packets && x.n == 0 && x.oobn == 0 && !x.ended:
+			x.ended = true // and may report the end before what came with it
+		default:
+			return x.err != unix.EAGAIN
+		}
 	}
-	return x.err != unix.EAGAIN
 }
 
 // sendmsg and recvmsg try again after a signal themselves: the poller would wait for an event that

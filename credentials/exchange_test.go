@@ -5,6 +5,7 @@ package credentials_test
 import (
 	"context"
 	"errors"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
@@ -705,4 +706,25 @@ func BenchmarkExchange(b *testing.B) {
 			}
 		})
 	}
+}
+
+// Who says who it is and ends has said it.
+func TestExchangeBeforeEnd(t *testing.T) {
+	testutil.NoLeaks(t)
+	own := credentials.Cred{PID: os.Getpid(), UID: uint32(os.Getuid()), GID: uint32(os.Getgid())}
+	send := func(fd int) error { return unix.Sendmsg(fd, []byte(message), stamp(), nil, 0) }
+	testutil.Ending(t, 2*time.Microsecond, send, func() (io.Closer, func()) {
+		a, b, err := socketpair.New(socketpair.SeqPacket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a, func() {
+			s, err := credentials.Exchange(context.Background(), b)
+			if err != nil || s.Cred != own {
+				t.Errorf("the sender is %v, %v", s.Cred, err)
+			}
+			s.Close()
+			b.Close()
+		}
+	})
 }

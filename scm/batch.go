@@ -113,7 +113,13 @@ func (c *Conn) ReceiveBatch(packets []Packet) (n int, err error) {
 	}
 	last := rx.lastFull()
 	for i := range rx.n {
-		p := &packets[i]
+		if i == rx.none {
+			continue
+		}
+		if n != i { // the buffers of those behind it
+			packets[n], packets[i] = packets[i], packets[n]
+		}
+		p := &packets[n]
 		size, ncontrol, flags := rx.batch.result(i)
 		var got cmsg.Received
 		p.N, got, p.Err = c.judge(size, len(p.Data), rx.batch.control[i][:ncontrol], flags, p.FDs[:0:len(p.FDs)], len(p.FDs), i > last)
@@ -123,13 +129,14 @@ func (c *Conn) ReceiveBatch(packets []Packet) (n int, err error) {
 		}
 		if p.Err == io.EOF { // nothing comes behind it but the same again
 			p.Err = nil
-			if i > 0 {
-				return i, nil // the next call says so
+			if n > 0 {
+				return n, nil // the next call says so
 			}
 			return 0, c.endError()
 		}
+		n++
 	}
-	return rx.n, nil
+	return n, nil
 }
 
 // attemptBatch is one sendmmsg(2); false means wait and call again.
@@ -149,9 +156,13 @@ func (tx *sender) attemptBatch(fd uintptr) bool {
 
 // attemptBatch is one recvmmsg(2); false means wait and call again.
 func (rx *receiver) attemptBatch(fd uintptr) bool {
-	rx.n, rx.errno = rx.batch.receive(int(fd), rx.count, rx.style)
-	if rx.style != socketpair.Datagram && rx.resetFirst() {
+	for again := true; again; {
 		rx.n, rx.errno = rx.batch.receive(int(fd), rx.count, rx.style)
+		rx.noteNone(int(fd))
+		again = rx.style != socketpair.Datagram && rx.resetFirst() || rx.none == 0 && rx.n == 1
+		if again {
+			rx.batch.again()
+		}
 	}
 	rx.full = ""
 	for i := range rx.n {
@@ -161,6 +172,22 @@ func (rx *receiver) attemptBatch(fd uintptr) bool {
 		}
 	}
 	return rx.errno != unix.EAGAIN || rx.lost.Load()
+}
+
+// noteNone finds the message that is none, see firstEnd. What recvmmsg(2) returns behind it was queued.
+func (rx *receiver) noteNone(fd int) {
+	rx.none = -1
+	if rx.style != socketpair.SeqPacket {
+		return
+	}
+	for i := range rx.n {
+		if n, ncontrol, _ := rx.batch.result(i); rx.nothing(n, ncontrol) {
+			if rx.firstEnd(fd) {
+				rx.none = i
+			}
+			return
+		}
+	}
 }
 
 // lastFull returns the last message that has something in it. recvmmsg(2) goes on at the end of a

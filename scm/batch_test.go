@@ -163,6 +163,7 @@ func TestBatchBehindEmptyPacket(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		empty() // which could be the end that firstEnd is about
 		empty()
 		for range 3 {
 			if err := a.SendFDs([]byte("x"), f); err != nil {
@@ -185,6 +186,22 @@ func TestBatchBehindEmptyPacket(t *testing.T) {
 		if n, err := b.ReceiveBatch(got); n != 0 || err != io.EOF {
 			t.Errorf("at the end: %d, %v", n, err)
 		}
+	})
+}
+
+// The end that the kernel tells too early is no message of a batch either.
+func TestBatchBeforeEnd(t *testing.T) {
+	got := packets(4, 10, 1)
+	beforeEnd(t, func(c *scm.Conn) (size int, err error) {
+		n, err := c.ReceiveBatch(got)
+		for _, p := range got[:n] {
+			size += p.N
+			sysfd.CloseAll(p.FDs[:p.NFDs])
+		}
+		if n > 1 || n == 1 && got[0].NFDs != 1 {
+			t.Errorf("%d messages, %d descriptors", n, got[0].NFDs)
+		}
+		return size, err
 	})
 }
 

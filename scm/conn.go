@@ -33,9 +33,11 @@ const MaxFDs = cmsg.MaxFDs
 //
 //   - SOCK_STREAM delivers what is queued, then, if the other end was closed with unread messages of
 //     ours, [ErrPeerGone] once, then io.EOF.
-//   - SOCK_SEQPACKET, where the kernel reports the reset before the queued packets, is put into the
-//     same order here. An empty packet without descriptors is taken for what it is, unless nothing
-//     but empty packets lies between it and the end.
+//   - SOCK_SEQPACKET, where the kernel reports the reset before the queued packets, and may report the
+//     end before those that came with it, is put into the same order here. An empty packet without
+//     descriptors, which nobody should send, is taken for what it is while the other end is open. Once
+//     that has closed, one of them is left out, since it could be such an end, and those with nothing
+//     but empty packets behind them are the end. With SetPassCred all are told.
 //   - SOCK_DGRAM has no end: on a pair whose other end was closed, Receive waits for its deadline.
 //     Only a Send tells, with ErrPeerGone; and that Send makes the kernel drop all messages that
 //     were still unread here, descriptors included. Receive what you want to have before you send

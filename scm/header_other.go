@@ -20,6 +20,8 @@ type header struct {
 
 func (h *header) set(p, control []byte) { h.p, h.control = p, control }
 
+func (h *header) again() {}
+
 func (h *header) clear() { h.p, h.control = nil, nil }
 
 // send is sendmsg(2). x/sys adds a byte to an empty message that has control data; Conn refuses those.
@@ -90,6 +92,8 @@ func (b *batch) rights(i int) []byte { return b.control[i][:0] }
 func (b *batch) set(_ int, p []byte, ncontrol int) {
 	b.header.set(p, b.control[0][:ncontrol])
 }
+
+func (b *batch) again() {}
 
 func (b *batch) clear(int) { b.header.clear() }
 

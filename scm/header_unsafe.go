@@ -34,6 +34,9 @@ func (h *header) set(p, control []byte) {
 	h.msg.Flags = 0
 }
 
+// again makes room for control data where the call before has said how much came.
+func (h *header) again() { h.msg.SetControllen(cmsg.BufferSize) }
+
 // clear lets go of the caller's buffer.
 func (h *header) clear() {
 	h.iov.Base = nil
@@ -108,6 +111,9 @@ func (b *batch) set(i int, p []byte, ncontrol int) {
 		m.Hdr.SetControllen(ncontrol)
 	}
 }
+
+// again is that of a header, for the first message.
+func (b *batch) again() { b.msgs[0].Hdr.SetControllen(cmsg.BufferSize) }
 
 func (b *batch) clear(n int) {
 	for i := range n {

@@ -86,6 +86,7 @@ const (
 // A receiver is the state of the one Receive that is under way. It is made at the first.
 type receiver struct {
 	reset resetState
+	ended bool // SOCK_SEQPACKET: the other end has shut down, and the kernel has said so before
 
 	header   header
 	control  [cmsg.BufferSize]byte
@@ -102,6 +103,7 @@ type receiver struct {
 	// Of ReceiveBatch; n is the number of messages.
 	batch *batch
 	count int // 0: the message is that of header
+	none  int // a message that is none, or -1
 }
 
 // receiver begins a receive: it waits for the one that is under way.
@@ -120,9 +122,12 @@ func (rx *receiver) attempt(fd uintptr) bool {
 	if rx.count > 0 {
 		return rx.attemptBatch(fd)
 	}
-	rx.n, rx.ncontrol, rx.flags, rx.errno = rx.header.receive(int(fd), rx.nfds, rx.style)
-	if rx.style == socketpair.SeqPacket && rx.resetFirst() {
+	for again := true; again; {
 		rx.n, rx.ncontrol, rx.flags, rx.errno = rx.header.receive(int(fd), rx.nfds, rx.style)
+		again = rx.style == socketpair.SeqPacket && (rx.resetFirst() || rx.nothing(rx.n, rx.ncontrol) && rx.firstEnd(int(fd)))
+		if again {
+			rx.header.again()
+		}
 	}
 	rx.full = ""
 	if rx.flags&unix.MSG_CTRUNC != 0 {
@@ -137,6 +142,20 @@ func (rx *receiver) resetFirst() bool {
 		return false
 	}
 	rx.reset = heldBack
+	return true
+}
+
+// nothing reports whether a message may be none: the end of SOCK_SEQPACKET.
+func (rx *receiver) nothing(n, ncontrol int) bool { return rx.errno == 0 && n == 0 && ncontrol == 0 }
+
+// firstEnd reports whether nothing was received of an end that the kernel has told for the first time, which says
+// nothing about the queue: recvmsg(2) that does not wait looks for a packet first, then for a shutdown, and the other
+// end may have sent its last packets in between. After the shutdown none come, so all further calls tell the truth.
+func (rx *receiver) firstEnd(fd int) bool {
+	if !tellsEnd || rx.ended || !sysfd.HungUp(fd) {
+		return false
+	}
+	rx.ended = true
 	return true
 }
 

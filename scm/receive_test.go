@@ -183,7 +183,7 @@ func TestReceiveEmptyPacketWithDescriptors(t *testing.T) {
 }
 
 // An empty packet without descriptors is not the end, whether or not the kernel stamps it, and also
-// when the sender has closed by now but more is queued.
+// when the sender has closed by now but more is queued; but for one that is not stamped, see TestReceiveBeforeEnd.
 func TestReceiveEmptyPacket(t *testing.T) {
 	for _, stamped := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stamped=%v", stamped), func(t *testing.T) {
@@ -196,20 +196,74 @@ func TestReceiveEmptyPacket(t *testing.T) {
 						t.Fatal(err)
 					}
 				}
+				told := 2
+				if b.Style() == socketpair.SeqPacket && !stamped {
+					told = 1
+				}
 				empty()
 				if n, _, err := receive(b, make([]byte, 10), 0); n != 0 || err != nil {
 					t.Errorf("empty packet: %d bytes, %v", n, err)
 				}
 				empty()
+				empty()
 				if err := a.Send([]byte("x")); err != nil {
 					t.Fatal(err)
 				}
 				a.Close()
-				if n, _, err := receive(b, make([]byte, 10), 0); n != 0 || err != nil {
-					t.Errorf("empty packet before another: %d bytes, %v", n, err)
+				for range told {
+					if n, _, err := receive(b, make([]byte, 10), 0); n != 0 || err != nil {
+						t.Errorf("empty packet before another: %d bytes, %v", n, err)
+					}
 				}
 				if n, _, err := receive(b, make([]byte, 10), 0); n != 1 || err != nil {
 					t.Errorf("the one behind it: %d bytes, %v", n, err)
+				}
+			})
+		})
+	}
+}
+
+// What is sent right before the end is neither lost nor taken for something else.
+func TestReceiveBeforeEnd(t *testing.T) {
+	for name, receive := range tiers {
+		t.Run(name, func(t *testing.T) {
+			beforeEnd(t, func(c *scm.Conn) (int, error) {
+				n, fds, err := receive(c, make([]byte, 10), 1)
+				if n > 0 && len(fds) != 1 {
+					t.Errorf("%d descriptors", len(fds))
+				}
+				sysfd.CloseAll(fds)
+				return n, err
+			})
+		})
+	}
+}
+
+func beforeEnd(t *testing.T, receive func(*scm.Conn) (int, error)) {
+	for _, stamped := range []bool{false, true} {
+		t.Run(fmt.Sprintf("stamped=%v", stamped), func(t *testing.T) {
+			testutil.NoLeaks(t)
+			rights := unix.UnixRights(int(files(t, 1)[0].Fd()))
+			send := func(fd int) error { return unix.Sendmsg(fd, []byte("ab"), rights, nil, 0) }
+			testutil.Ending(t, time.Microsecond, send, func() (io.Closer, func()) {
+				a, b, err := scm.Pair(socketpair.SeqPacket)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := errors.Join(b.SetPassCred(stamped), sysfd.Control(a, send)); err != nil {
+					t.Fatal(err)
+				}
+				if n, err := receive(b); n != 2 || err != nil { // it makes its buffers
+					t.Errorf("the first message: %d bytes, %v", n, err)
+				}
+				return a, func() {
+					if n, err := receive(b); n != 2 || err != nil {
+						t.Errorf("the last message: %d bytes, %v", n, err)
+					}
+					if n, err := receive(b); n != 0 || err != io.EOF {
+						t.Errorf("the end: %d bytes, %v", n, err)
+					}
+					b.Close()
 				}
 			})
 		})
