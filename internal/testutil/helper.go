@@ -43,7 +43,7 @@ func NewHelper(name string, main func(args []string) error) Helper {
 }
 
 // Command returns the command that runs the helper. Its standard error is the test's. It is killed
-// after a minute, and when the cleanups that the test registers from now on are through.
+// after five minutes, and when the cleanups that the test registers from now on are through.
 func (h Helper) Command(t testing.TB, args ...string) *exec.Cmd {
 	t.Helper()
 	return h.command(t, executable(t), args)
@@ -65,7 +65,7 @@ func (h Helper) command(t testing.TB, path string, args []string) *exec.Cmd {
 	delete(helpers.unused, string(h))
 	helpers.Unlock()
 	// Not t.Context: that ends before the cleanups, which may wait for the process.
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = append(os.Environ(), helperVariable+"="+string(h), "GORACE=atexit_sleep_ms=0")

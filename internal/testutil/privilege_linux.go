@@ -84,9 +84,13 @@ func Rerun(t *testing.T, tests []string, ofRoot ...string) {
 }
 
 func (p Privilege) rerun(t *testing.T, tests []string) {
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	limit := 8 * time.Minute
+	if end, ok := t.Deadline(); ok {
+		limit = min(limit, max(time.Until(end)-30*time.Second, time.Second)) // it says what it does when its own time is over
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), limit+10*time.Second)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, executable(t), "-test.run=^("+strings.Join(tests, "|")+")$", "-test.v=test2json", "-test.timeout=150s")
+	cmd := exec.CommandContext(ctx, executable(t), "-test.run=^("+strings.Join(tests, "|")+")$", "-test.v=test2json", "-test.timeout="+limit.String())
 	p.Become(t, cmd)
 	cmd.Env = append(os.Environ(), builtVariable+"="+builtDir())
 	var said bytes.Buffer // of one who still has it when the tests are over, nobody waits for more
