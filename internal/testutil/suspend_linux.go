@@ -1,6 +1,9 @@
 package testutil
 
 import (
+	"bytes"
+	"fmt"
+	"os"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -23,4 +26,18 @@ func Suspend(t testing.TB, pid int) {
 			t.Fatalf("wait until %d is stopped: %v", pid, err)
 		}
 	}
+}
+
+// AwaitStopped returns when a process that is about to stop itself by SIGSTOP has stopped, or has ended: a SIGCONT that
+// comes before would be lost. It need not be a child.
+func AwaitStopped(t testing.TB, pid int) {
+	t.Helper()
+	Eventually(t, fmt.Sprintf("process %d stops", pid), func() bool {
+		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		if err != nil {
+			return true
+		}
+		f := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]) // behind the name
+		return len(f) > 0 && (f[0][0] == 'T' || f[0][0] == 'Z' || f[0][0] == 'X')
+	})
 }
