@@ -172,6 +172,33 @@ func TestProcessWait(t *testing.T) {
 	}
 }
 
+// dyingContext ends when somebody waits for its end, and then a child has ended too.
+type dyingContext struct {
+	context.Context
+	child *process
+}
+
+func (c dyingContext) Done() <-chan struct{} {
+	_ = c.child.end()
+	done := make(chan struct{})
+	close(done)
+	return done
+}
+
+func (dyingContext) Err() error { return context.DeadlineExceeded }
+
+// A process that has ended has, though the time to wait for that is over as well, as it may be after a SIGSTOP.
+func TestProcessWaitEndsLate(t *testing.T) {
+	testutil.NoLeaks(t)
+	for range 30 { // the one is seen first, or the other
+		child := start(t, peer.Command(t))
+		p := open(t, child.pid())
+		if err := p.Wait(dyingContext{t.Context(), child}); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // Close is not for the time of a Wait. One that does it all the same gets an error for an answer, and
 // nothing is lost.
 func TestProcessWaitAndClose(t *testing.T) {
