@@ -47,10 +47,9 @@ func TestServiceToNamespaceRootAndBack(t *testing.T) {
 			first := launch(t, c)
 			ready := first.await("ready")
 			second := launchBecome(t, c, there)
-			next := second.await("ready")
+			next := second.awaitEach("ready", string(EventSettled))[0]
 			mustServe(t, c, ready.Addr, next.PID)
 			first.await("end")
-			second.await(string(EventSettled))
 			// Its own successor, which it starts, is there too.
 			_ = syscall.Kill(next.PID, syscall.SIGHUP)
 			child := second.await("ready")
@@ -74,8 +73,8 @@ func TestServiceFencesNamespaceRoot(t *testing.T) {
 		t.Run(inside, func(t *testing.T) {
 			there := testutil.NamespaceRoot.Become(t, aService.Command(t))
 			c := config(t)
-			c.Deadlines.Commit = 200 * time.Millisecond
 			hangs := c
+			c.Deadlines.Commit = 200 * time.Millisecond
 			hangs.Role, hangs.Step, hangs.Before, hangs.Do = "successor", stepProbation, "send serving", "stop"
 			var first, second *running
 			if inside == "predecessor" {

@@ -102,6 +102,7 @@ var aService = testutil.NewHelper("service", func([]string) error {
 	}
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path == "/slow" {
+			tell(line{Event: "slow"})
 			<-svc.Stopping()
 			time.Sleep(c.Slow) // a request that takes its time, whoever follows
 		}
@@ -254,6 +255,7 @@ func strike(what string) {
 type line struct {
 	Event, Error, Addr, State, Name string
 	PID, Dropped                    int
+	Time                            int64
 }
 
 // running is a generation of the test's service.
@@ -264,6 +266,7 @@ type running struct {
 	ended chan error
 
 	complaints *strings.Builder // complete when ended
+	failed     []string         // what those said that were started before it: see launchUntilReady
 }
 
 // launch starts a generation.
@@ -345,7 +348,7 @@ func killWriters(pipe string) {
 func (r *running) await(events ...string) line {
 	r.t.Helper()
 	var seen []string
-	timeout := time.After(20 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		select {
 		case l, ok := <-r.lines:
@@ -364,8 +367,20 @@ func (r *running) await(events ...string) line {
 	}
 }
 
+// awaitEach returns the first line with each of the events, which may come in any order.
+func (r *running) awaitEach(events ...string) []line {
+	r.t.Helper()
+	lines := make([]line, len(events))
+	for rest := slices.Clone(events); len(rest) > 0; {
+		l := r.await(rest...)
+		lines[slices.Index(events, l.Event)] = l
+		rest = slices.DeleteFunc(rest, func(e string) bool { return e == l.Event })
+	}
+	return lines
+}
+
 func config(t testing.TB) serviceConfig {
-	dir := t.TempDir()
+	dir := testutil.ShortDir(t)
 	return serviceConfig{
 		Socket: filepath.Join(dir, "control"), Unix: filepath.Join(dir, "web"), TCP: "127.0.0.1:0",
 		Deadlines: Deadlines{Probation: 50 * time.Millisecond, MaxPause: patient},
@@ -381,7 +396,7 @@ func askFor(network, address, path string) (answer string, err error) {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(patient))
 	if _, err := io.WriteString(c, "GET "+path+" HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"); err != nil {
 		return "", err
 	}
@@ -505,8 +520,7 @@ func TestServiceSuccessorFails(t *testing.T) {
 	}
 	<-second.ended
 	mustServe(t, c, ready.Addr, ready.PID)
-	third := launch(t, c)
-	next := third.await("ready")
+	_, next := launchUntilReady(t, c, refusedAsSecond)
 	mustServe(t, c, ready.Addr, next.PID)
 }
 
@@ -539,7 +553,7 @@ func TestServiceTwoSuccessors(t *testing.T) {
 	}
 	one.Abort(errors.New("changed my mind"))
 	mustServe(t, c, ready.Addr, ready.PID)
-	next := launch(t, c).await("ready")
+	_, next := launchUntilReady(t, c, refusedAsSecond)
 	mustServe(t, c, ready.Addr, next.PID)
 }
 
@@ -646,7 +660,7 @@ func TestServiceStopDuringRehearsal(t *testing.T) {
 	if end := first.await("end"); end.Error != "<nil>" {
 		t.Errorf("the drain: %s", end.Error)
 	}
-	if took := time.Since(start); took > 10*time.Second { // Rehearse is a minute
+	if took := time.Since(start); took > 40*time.Second { // Rehearse is a minute
 		t.Errorf("it took %v to stop", took)
 	}
 	if err := one.Ready(t.Context()); err == nil {
@@ -663,7 +677,7 @@ func TestServiceStopDuringRehearsal(t *testing.T) {
 // is released first; the first does not answer at the path any more.
 func TestServiceDuringProbation(t *testing.T) {
 	c := config(t)
-	c.Deadlines.Probation = time.Minute
+	c.Deadlines.Probation = 2 * time.Minute
 	first := launch(t, c)
 	ready := first.await("ready")
 	for range 5 {
@@ -671,7 +685,7 @@ func TestServiceDuringProbation(t *testing.T) {
 		next := launch(t, c)
 		l := next.await("ready")
 		mustServe(t, c, ready.Addr, l.PID)
-		if took := time.Since(start); took > 30*time.Second {
+		if took := time.Since(start); took > c.Deadlines.Probation {
 			t.Errorf("it waited %v for the probation", took)
 		}
 	}
@@ -703,7 +717,7 @@ func TestServiceOfHungPredecessor(t *testing.T) {
 			mustServe(t, c, ready.Addr, next.PID)
 			_ = syscall.Kill(ready.PID, end)
 			<-first.ended
-			_, third := launchUntilReady(t, c)
+			_, third := launchUntilReady(t, c, ErrKept.Error(), ErrPredecessorHung.Error())
 			mustServe(t, c, ready.Addr, third.PID)
 		})
 	}
@@ -741,7 +755,7 @@ func TestServiceReplacesStalePath(t *testing.T) {
 // Connecting to a file that is no socket is refused in the same way, and it is not replaced.
 func TestListenLeavesFiles(t *testing.T) {
 	testutil.NoLeaks(t)
-	dir := t.TempDir()
+	dir := testutil.ShortDir(t)
 	stale := filepath.Join(dir, "stale")
 	ln, err := net.Listen("unix", stale)
 	if err != nil {
@@ -771,14 +785,14 @@ func TestListenLeavesFiles(t *testing.T) {
 // What the successor does not want, the predecessor serves out, and closes.
 func TestServiceUnclaimed(t *testing.T) {
 	c := config(t)
-	c.Deadlines.Probation = time.Second // clients come meanwhile
 	with := c
-	path, addr := filepath.Join(t.TempDir(), "extra"), testutil.FreeAddress(t)
+	with.Deadlines.Probation = time.Hour // clients come meanwhile
+	path, addr := filepath.Join(testutil.ShortDir(t), "extra"), testutil.FreeAddress(t)
 	with.Extra = path + "," + addr
 	first := launch(t, with)
 	ready := first.await("ready")
 	second := launch(t, c)
-	next := second.await("ready")
+	second.await("ready")
 	// The predecessor is paused, and stays so for all of its probation.
 
 	clients := make([]net.Conn, 20)
@@ -800,6 +814,7 @@ func TestServiceUnclaimed(t *testing.T) {
 		}
 		clients[i] = conn
 	}
+	next := launch(t, c).await("ready") // which ends the probation
 	var told []string
 	for range 2 {
 		l := first.await(string(EventUnclaimed))
@@ -889,6 +904,7 @@ func TestServiceGenerationsDrain(t *testing.T) {
 		k.send(get("/first")) // the connection is accepted by this generation
 		k.answer()
 		k.send(get("/slow"))
+		r.await("slow") // until it is read, it may move with its connection
 		go func() {
 			resp, err := http.ReadResponse(k.in, nil)
 			if err != nil {
@@ -897,6 +913,7 @@ func TestServiceGenerationsDrain(t *testing.T) {
 			}
 			body, _ := io.ReadAll(resp.Body)
 			resp.Body.Close()
+			conn.Close() // or it is silent for its grace, and the drain near the end of its time
 			answers <- string(body)
 		}()
 		want := fmt.Sprintf("%d %d", i+1, l.PID)
@@ -929,6 +946,9 @@ func TestServiceForce(t *testing.T) {
 			c := config(t)
 			c.TCP = testutil.FreeAddress(t)
 			c.Deadlines.Commit, c.Deadlines.Answer = 300*time.Millisecond, 300*time.Millisecond
+			if force {
+				c.Deadlines.Answer = 3 * time.Second // in which the killed one has to die, too
+			}
 			hangs := c
 			hangs.Role, hangs.Step, hangs.Do = "predecessor", stepAdopted, "stop"
 			first := launch(t, hangs)
@@ -938,12 +958,13 @@ func TestServiceForce(t *testing.T) {
 			if !force {
 				select {
 				case <-second.ended:
-				case <-time.After(20 * time.Second):
+				case <-time.After(time.Minute):
 					t.Fatal("the successor does not give up")
 				}
 				if got := second.complaints.String(); !strings.Contains(got, ErrPredecessorHung.Error()) {
 					t.Errorf("%s", got)
 				}
+				testutil.AwaitStopped(t, ready.PID)
 				_ = syscall.Kill(ready.PID, syscall.SIGCONT)
 				mustServe(t, c, ready.Addr, ready.PID)
 				return
@@ -971,7 +992,7 @@ func TestServiceStopServesTheQueue(t *testing.T) {
 	if err := svc.Ready(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	clients := make([]net.Conn, 200)
+	clients := make([]net.Conn, 100) // the least queue that a system has by default is of 128
 	for i := range clients {
 		if clients[i], err = net.Dial("tcp", ln.Addr().String()); err != nil {
 			t.Fatal(err)
@@ -1000,22 +1021,20 @@ func TestServiceStopKeepsItsAddresses(t *testing.T) {
 	for _, network := range []string{"tcp", "udp"} {
 		t.Run(network, func(t *testing.T) {
 			testutil.NoLeaks(t)
-			o := Options{Name: "test", Socket: filepath.Join(t.TempDir(), "s"), Program: "/bin/false"}
+			o := Options{Name: "test", Socket: filepath.Join(testutil.ShortDir(t), "s"), Program: "/bin/false"}
 			svc, err := Start(t.Context(), o)
 			if err != nil {
 				t.Fatal(err)
 			}
-			ln, err := svc.Listen("tcp", "127.0.0.1:0")
+			address := testutil.FreeAddress(t)
+			ln, err := svc.Listen("tcp", address)
 			if err != nil {
 				t.Fatal(err)
 			}
-			address := ln.Addr().String()
 			if network == "udp" {
-				c, err := svc.ListenPacket("udp", "127.0.0.1:0")
-				if err != nil {
+				if _, err := svc.ListenPacket("udp", address); err != nil {
 					t.Fatal(err)
 				}
-				address = c.LocalAddr().String()
 			}
 			if err := svc.Ready(t.Context()); err != nil {
 				t.Fatal(err)
@@ -1091,7 +1110,7 @@ func TestServiceLog(t *testing.T) {
 	first := launch(t, c)
 	ready := first.await("ready")
 	second := launch(t, c)
-	second.await("ready")
+	second.awaitEach("ready", string(EventSettled))
 	first.await("end")
 	<-first.ended
 	_ = second.Process.Signal(syscall.SIGTERM)
@@ -1157,6 +1176,6 @@ func TestServiceSuccessorToldToStop(t *testing.T) {
 		t.Error("it served")
 	}
 	mustServe(t, c, ready.Addr, ready.PID)
-	next := launch(t, c).await("ready")
+	_, next := launchUntilReady(t, c, refusedAsSecond)
 	mustServe(t, c, ready.Addr, next.PID)
 }
