@@ -4,8 +4,11 @@ import (
 	"context"
 	"os"
 	ossignal "os/signal"
+	"slices"
 	"sync"
 	"syscall"
+
+	"github.com/pkg/errors"
 
 	"github.com/fdkit/fdkit/credentials"
 	"github.com/fdkit/fdkit/scm"
@@ -110,10 +113,10 @@ func (in *initial) deliver() {
 	if in.live == nil {
 		return
 	}
-	for _, sig := range in.pending {
-		_ = in.live.Signal(sig)
-	}
-	in.pending = nil
+	// To one that has ended, and whose successor's word is on its way, nothing is passed on. That gets it.
+	in.pending = slices.DeleteFunc(in.pending, func(sig syscall.Signal) bool {
+		return !errors.Is(in.live.Signal(sig), os.ErrProcessDone)
+	})
 }
 
 // forward passes a signal on to the generation that serves.

@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fdkit/fdkit/credentials"
 	"github.com/fdkit/fdkit/internal/testutil"
 )
 
@@ -49,11 +50,11 @@ func inContainer(t *testing.T, c serviceConfig) (*running, int) {
 	return r, pid
 }
 
-// upgradeByInit sends pid 1 the signal, which it passes on when it is not the one that serves. It may be early: the last
-// one's word that it serves is on its way.
-func upgradeByInit(t *testing.T, service *running, pid int) line {
+// upgradeByInit sends pid 1 the signal, which it passes on when it is not the one that serves, live. It may be early: the
+// last one's word that it serves is on its way.
+func upgradeByInit(t *testing.T, service *running, pid, live int) line {
 	t.Helper()
-	for range 20 {
+	for range 60 {
 		_ = syscall.Kill(pid, syscall.SIGHUP)
 		timeout := time.After(time.Second)
 		for waiting := true; waiting; {
@@ -62,9 +63,8 @@ func upgradeByInit(t *testing.T, service *running, pid int) line {
 				if !ok {
 					t.Fatalf("all have ended: %s", service.complaints)
 				}
-				if l.Event == "ready" {
-					service.await(string(EventSettled))
-					return l
+				if l.Event == string(EventOffering) && l.PID == live {
+					return service.awaitEach("ready", string(EventSettled))[0]
 				}
 			case <-timeout:
 				waiting = false
@@ -119,9 +119,10 @@ func TestInit(t *testing.T) {
 			if ready.PID != 1 {
 				t.Fatalf("pid %d", ready.PID)
 			}
-			live := first
+			live, serves := first, ready.PID
 			for generation := 2; generation <= 4; generation++ {
-				next := upgradeByInit(t, service, first)
+				next := upgradeByInit(t, service, first, serves)
+				serves = next.PID
 				testutil.Eventually(t, "the generation before has been reaped, and its child is pid 1's", func() bool {
 					all := children(t, first)
 					for live = range all {
@@ -133,15 +134,21 @@ func TestInit(t *testing.T) {
 					t.Errorf("%q, %v; want %q", answer, err, want)
 				}
 			}
-			if n := sockets(t, first); n != 1 {
-				t.Errorf("pid 1 has %d sockets still, of which it needs 1", n)
-			}
+			testutil.Eventually(t, "pid 1 has the one socket that it needs", func() bool { return sockets(t, first) == 1 })
+			to := first
 			if end.toLive {
-				_ = syscall.Kill(live, end.signal)
-			} else {
-				_ = syscall.Kill(first, end.signal)
+				to = live
 			}
-			if err := <-service.ended; fmt.Sprint(err) != end.status {
+			var err error
+			for ended := false; !ended; { // again, as in upgradeByInit
+				_ = syscall.Kill(to, end.signal)
+				select {
+				case err = <-service.ended:
+					ended = true
+				case <-time.After(time.Second):
+				}
+			}
+			if fmt.Sprint(err) != end.status {
 				t.Errorf("it ends with %v, want %s: %s", err, end.status, service.complaints)
 			}
 			if _, err := http.Get("http://" + ready.Addr); err == nil {
@@ -166,8 +173,41 @@ func TestInitOnProbation(t *testing.T) {
 		if err != nil {
 			t.Errorf("it ends with %v: %s", err, service.complaints)
 		}
-	case <-time.After(20 * time.Second):
+	case <-time.After(time.Minute):
 		t.Error("the signal is lost")
+	}
+}
+
+// A signal that comes when the generation that served has ended, and its successor's word is on its way, is not lost.
+func TestInitBetweenGenerations(t *testing.T) {
+	testutil.NoLeaks(t)
+	begin := func() *exec.Cmd {
+		cmd := exec.Command("sleep", "60")
+		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		return cmd
+	}
+	word := func(of *exec.Cmd) *credentials.Sender {
+		p, err := credentials.OpenProcess(of.Process.Pid)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return &credentials.Sender{Cred: credentials.Cred{PID: of.Process.Pid}, Process: p}
+	}
+	first, second := begin(), begin()
+	defer second.Process.Kill()
+	in := &initial{status: map[int]int{}}
+	in.heard(word(first))
+	_ = first.Process.Kill()
+	_ = first.Wait()
+	in.forward(syscall.SIGTERM)
+	in.heard(word(second))
+	if err := second.Wait(); err == nil || err.Error() != "signal: terminated" {
+		t.Errorf("the second has ended: %v", err)
+	}
+	if err := in.live.Close(); err != nil || len(in.pending) > 0 {
+		t.Errorf("%v; signals wait: %v", err, in.pending)
 	}
 }
 
