@@ -34,15 +34,26 @@ func orDefault(d, otherwise time.Duration) time.Duration {
 	return otherwise
 }
 
+// defaults is a variable for tests, which wait for slow machines.
+var defaults = Deadlines{
+	Hello:     5 * time.Second,
+	Offer:     30 * time.Second,
+	Rehearse:  time.Minute,
+	MaxPause:  100 * time.Millisecond,
+	Commit:    5 * time.Second,
+	Probation: time.Second,
+	Answer:    2 * time.Second,
+}
+
 func (d Deadlines) withDefaults() Deadlines {
 	return Deadlines{
-		Hello:     orDefault(d.Hello, 5*time.Second),
-		Offer:     orDefault(d.Offer, 30*time.Second),
-		Rehearse:  orDefault(d.Rehearse, time.Minute),
-		MaxPause:  orDefault(d.MaxPause, 100*time.Millisecond),
-		Commit:    orDefault(d.Commit, 5*time.Second),
-		Probation: orDefault(d.Probation, time.Second),
-		Answer:    orDefault(d.Answer, 2*time.Second),
+		Hello:     orDefault(d.Hello, defaults.Hello),
+		Offer:     orDefault(d.Offer, defaults.Offer),
+		Rehearse:  orDefault(d.Rehearse, defaults.Rehearse),
+		MaxPause:  orDefault(d.MaxPause, defaults.MaxPause),
+		Commit:    orDefault(d.Commit, defaults.Commit),
+		Probation: orDefault(d.Probation, defaults.Probation),
+		Answer:    orDefault(d.Answer, defaults.Answer),
 	}
 }
 
