@@ -93,7 +93,12 @@ func ExampleDrainer() {
 func ExampleCutError() {
 	ctx := context.Background()
 	svc, client := started(ctx, silent{new(echo)})
-	defer client.Close() // it says nothing
+	defer client.Close()
+	fmt.Fprintln(client, "hello")
+	if _, err := bufio.NewReader(client).ReadString('\n'); err != nil {
+		log.Fatal(err)
+	}
+	// And it says nothing more.
 	if err := svc.Stop(ctx); err != nil {
 		log.Fatal(err)
 	}

@@ -136,7 +136,7 @@ func (e drainEnd) is(t *testing.T, want drained) {
 
 func hasAccepted(t *testing.T, l *listener, n int) {
 	t.Helper()
-	testutil.Eventually(t, "the server has accepted", func() bool { return l.count() == n })
+	testutil.Eventually(t, fmt.Sprintf("%d connections are open", n), func() bool { return l.count() == n })
 }
 
 // inState waits until all connections are in a state.
@@ -254,6 +254,19 @@ func TestDrainClosesSilentConnection(t *testing.T) {
 
 // Half a request is not silence, though http.Server calls the connection idle.
 func TestDrainHearsHalfRequest(t *testing.T) {
+	// On a slow machine the slow client may be silent for longer than it means to.
+	for grace, judged := 200*time.Millisecond, false; !judged; grace *= 4 {
+		if grace > time.Minute {
+			t.Fatal("too slow a machine")
+		}
+		if !t.Run(grace.String(), func(t *testing.T) { judged = drainHearsHalfRequest(t, grace) }) {
+			return
+		}
+	}
+}
+
+// drainHearsHalfRequest reports false if the client was silent for too long.
+func drainHearsHalfRequest(t *testing.T, grace time.Duration) (judged bool) {
 	testutil.NoLeaks(t)
 	s := serveHTTP(t, answerOK)
 	c := talkTo(t, s.ln)
@@ -261,17 +274,29 @@ func TestDrainHearsHalfRequest(t *testing.T) {
 	c.hear(false)
 	s.inState(t, http.StateIdle)
 	c.say(question[:1]) // before the drain
-	const grace = 200 * time.Millisecond
+	said, silence := time.Now(), time.Duration(0)
 	done := s.startDrain(t, grace)
-	for i := range len(question) - 1 {
-		c.say(question[i+1 : i+2])
-		if i < 3 {
-			time.Sleep(grace / 2) // a slow client
+	var err error
+	for i := 1; i < len(question) && err == nil; i++ {
+		_, err = io.WriteString(c, question[i:i+1])
+		silence, said = max(silence, time.Since(said)), time.Now()
+		if i < 6 {
+			time.Sleep(grace / 4)
 		}
+	}
+	if err == nil {
+		_, err = c.in.Peek(1)
+	}
+	if silence = max(silence, time.Since(said)); silence > grace*3/4 {
+		return false
+	}
+	if err != nil {
+		t.Fatalf("%v, after a silence of %v at most", err, silence)
 	}
 	c.hear(true)
 	c.ends()
 	(<-done).is(t, drained{})
+	return true
 }
 
 // Requests that came together, before the drain, are all answered.
@@ -286,13 +311,13 @@ func TestDrainAnswersPipelinedRequests(t *testing.T) {
 	c := talkTo(t, s.ln)
 	c.say(question + question)
 	<-asked
-	const grace = 20 * time.Millisecond
+	const grace = 500 * time.Millisecond // more than there may be between two requests
 	done := s.startDrain(t, grace)
 	answer <- struct{}{}
 	c.hear(false)
 	<-asked
 	// The second was read with the first, so http.Server does not call the connection active.
-	time.Sleep(5 * grace)
+	time.Sleep(2 * grace)
 	answer <- struct{}{}
 	c.hear(true)
 	c.ends()
@@ -337,10 +362,12 @@ func TestDrainWaitsForHijacked(t *testing.T) {
 		talkTo(t, s.ln).say("GET / HTTP/1.1\r\nHost: test\r\nConnection: Upgrade\r\nUpgrade: talk\r\n\r\n")
 	}
 	first, second := <-hijacked, <-hijacked
-	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
-	defer cancel()
+	ctx, expire := expiring(t.Context())
+	defer expire()
 	done := drainInBackground(ctx, t, s.httpDrain, s.ln, time.Millisecond)
 	_ = first.Close()
+	hasAccepted(t, s.ln, 1)
+	expire()
 	e := <-done
 	var cut *CutError
 	if !errors.As(e.err, &cut) || cut.Cut != 1 || e.cut != 1 || !errors.Is(e.err, context.DeadlineExceeded) {
@@ -349,6 +376,21 @@ func TestDrainWaitsForHijacked(t *testing.T) {
 	if _, err := second.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
 		t.Error(err)
 	}
+}
+
+// expiring returns a context whose deadline passes when expire is called.
+func expiring(parent context.Context) (ctx context.Context, expire func()) {
+	ctx, expire = context.WithCancel(parent)
+	return expired{ctx}, expire
+}
+
+type expired struct{ context.Context }
+
+func (e expired) Err() error {
+	if e.Context.Err() == nil {
+		return nil
+	}
+	return context.DeadlineExceeded
 }
 
 // An upgrade is answered as it is without a drain.
@@ -742,7 +784,7 @@ func (l *httpLoad) ask(kind int, c *net.Conn, in **bufio.Reader) (more bool, err
 		}
 		*in = bufio.NewReader(*c)
 	}
-	_ = (*c).SetDeadline(time.Now().Add(5 * time.Second))
+	_ = (*c).SetDeadline(time.Now().Add(time.Minute))
 	q := question
 	if kind == 0 {
 		q = strings.Replace(q, "\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1)
@@ -776,8 +818,7 @@ func (l *httpLoad) stop() (all []error) {
 // Generations of a server replace each other under load, and nothing is lost.
 func TestDrainUnderLoad(t *testing.T) {
 	testutil.NoLeaks(t)
-	// The minimum, in requests of all clients in a second, is for two busy cores and the race detector.
-	const generations, minimum = 20, 300
+	const generations = 20
 	handler := http.HandlerFunc(answerOK)
 	current := serveHTTPOn(t, &http.Server{Handler: handler}, newTestListener(t, "tcp", false))
 	load := startHTTPLoad(current.ln.Addr().String(), 24)
@@ -788,6 +829,9 @@ func TestDrainUnderLoad(t *testing.T) {
 		}
 		return n
 	}
+	rate := func() float64 { return float64(answered()) / time.Since(begin).Seconds() }
+	testutil.Eventually(t, "2000 answers", func() bool { return answered() > 2000 })
+	alone := rate()
 	var idle int
 	for range generations {
 		next := serveHTTPOn(t, &http.Server{Handler: handler}, copyListener(t, current.ln, true))
@@ -795,8 +839,8 @@ func TestDrainUnderLoad(t *testing.T) {
 		waiting := next.ln.waiting()
 		next.ln.resume()
 		<-waiting
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
-		result, err := current.drain(ctx, time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		result, err := current.drain(ctx, patient)
 		cancel()
 		if err != nil {
 			t.Error(err)
@@ -806,12 +850,12 @@ func TestDrainUnderLoad(t *testing.T) {
 		enough := answered() + 100
 		testutil.Eventually(t, "100 answers", func() bool { return answered() > enough })
 	}
-	took := time.Since(begin)
+	took, changing := time.Since(begin), rate()
 	for _, err := range load.stop() {
 		t.Error(err)
 	}
-	if rate := float64(answered()) / took.Seconds(); rate < minimum || idle > 0 {
-		t.Errorf("%.0f requests in a second, %d closed idle", rate, idle)
+	if changing < alone/100 || idle > 0 {
+		t.Errorf("%.0f requests in a second, %.0f without a change of generations, %d closed idle", changing, alone, idle)
 	}
 	t.Logf("%d, %d and %d answers in %v", load.answered[0].Load(), load.answered[1].Load(), load.answered[2].Load(), took)
 }
