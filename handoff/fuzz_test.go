@@ -72,7 +72,7 @@ func FuzzFrames(f *testing.F) {
 				input = input[n:]
 			}
 		}()
-		_ = to.SetReadDeadline(time.Now().Add(5 * time.Second))
+		_ = to.SetReadDeadline(time.Now().Add(time.Minute))
 		ch := newChannel(to)
 		for {
 			fr, err := ch.read()
@@ -480,7 +480,7 @@ func FuzzConversation(f *testing.F) {
 		}()
 		select {
 		case err = <-finished:
-		case <-time.After(4 * time.Second):
+		case <-time.After(time.Minute):
 			t.Fatal("it did not end")
 		}
 		close(over)
