@@ -23,7 +23,7 @@ import (
 // who its clients see, and what waits in its queue.
 func TestServiceInherits(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "web.sock")
+	path := filepath.Join(testutil.ShortDir(t), "web.sock")
 	tcp, local, spare := must(net.Listen("tcp", "127.0.0.1:0")), must(net.Listen("unix", path)), must(net.Listen("tcp", "127.0.0.1:0"))
 	dns := must(net.ListenPacket("udp", "127.0.0.1:0"))
 	defer dns.Close()
@@ -122,7 +122,7 @@ func TestGivenNames(t *testing.T) {
 // What is at an address is what package net would make there.
 func TestIsAt(t *testing.T) {
 	testutil.NoLeaks(t)
-	dir := t.TempDir()
+	dir := testutil.ShortDir(t)
 	t.Chdir(dir)
 	listenAt := func(network, address string) *scm.SocketInfo {
 		var c interface {
@@ -143,6 +143,16 @@ func TestIsAt(t *testing.T) {
 		defer c.Close()
 		return must(scm.Inspect(c)).Socket
 	}
+	// A machine without IPv6 has no such sockets, but one can tell what they would be.
+	listenAt6 := func(address string, ip net.IP) *scm.SocketInfo {
+		if probe, err := net.Listen("tcp6", "[::1]:0"); err == nil {
+			probe.Close()
+			return listenAt("tcp", address)
+		}
+		k := *listenAt("tcp4", "127.0.0.1:0")
+		k.Local = &net.TCPAddr{IP: ip, Port: k.Local.(*net.TCPAddr).Port}
+		return &k
+	}
 	port := func(k *scm.SocketInfo) string {
 		_, p, err := net.SplitHostPort(k.Local.String())
 		if err != nil {
@@ -150,7 +160,8 @@ func TestIsAt(t *testing.T) {
 		}
 		return p
 	}
-	any6, any4, lo4, lo6 := listenAt("tcp", ":0"), listenAt("tcp4", ":0"), listenAt("tcp", "127.0.0.1:0"), listenAt("tcp", "[::1]:0")
+	any6, lo6 := listenAt6(":0", net.IPv6unspecified), listenAt6("[::1]:0", net.IPv6loopback)
+	any4, lo4 := listenAt("tcp4", ":0"), listenAt("tcp", "127.0.0.1:0")
 	udp := listenAt("udp", "127.0.0.1:0")
 	path, abstract, packets, datagrams := listenAt("unix", dir+"/a"), listenAt("unix", "@"+dir), listenAt("unixpacket", dir+"/b"), listenAt("unixgram", dir+"/c")
 	for _, c := range []struct {
