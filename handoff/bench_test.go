@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/fdkit/fdkit/internal/testutil"
 	"github.com/fdkit/fdkit/socketpair"
 )
 
@@ -46,7 +47,7 @@ func benchmarkHandoff(b *testing.B, name string, items []Item) {
 			p, s := pair(b, socketpair.SeqPacket)
 			var offering sync.WaitGroup
 			offering.Go(func() {
-				if err := Offer(b.Context(), p, Offering{Name: "web", Items: items, Deadlines: Deadlines{Probation: time.Microsecond}}); err != nil {
+				if err := Offer(b.Context(), p, Offering{Name: "web", Items: items, Deadlines: Deadlines{Probation: time.Microsecond, MaxPause: patient}}); err != nil {
 					b.Error(err)
 				}
 			})
@@ -95,6 +96,7 @@ func BenchmarkTakeListener(b *testing.B) {
 // reports the longest request and the 99.9th percentile, in ms, around the upgrade and in as much time before it.
 func BenchmarkMoveLive(b *testing.B) {
 	const connections = 8000
+	testutil.NeedFiles(b, connections+200)
 	c := config(b)
 	first := launch(b, c)
 	ready := first.await("ready")

@@ -197,7 +197,7 @@ func TestServiceUnderSystemd(t *testing.T) {
 	cmd.Env = append(cmd.Env, c.environ(t))
 	m.Install(t, "web.socket", "[Unit]\nDefaultDependencies=no\n"+recipe(t, "web.socket", "ListenStream=8080", "ListenStream="+tcp))
 	m.Install(t, "local.socket", fmt.Sprintf(localSocket, unix))
-	_, service, _ := strings.Cut(recipe(t, "web.service", "ExecStart=/usr/local/bin/web\n", "", "WatchdogSec=10s", "WatchdogSec=1s"), "[Service]\n")
+	_, service, _ := strings.Cut(recipe(t, "web.service", "ExecStart=/usr/local/bin/web\n", "", "WatchdogSec=10s", "WatchdogSec=3s"), "[Service]\n")
 	service, _, _ = strings.Cut(service, "[Install]")
 	m.Install(t, "web.service", m.Service("web", cmd, service, "Sockets=web.socket local.socket"))
 	defer func() {
@@ -267,7 +267,7 @@ func TestServiceUnderSystemd(t *testing.T) {
 	}
 
 	// One of another unit.
-	m.Install(t, "other.service", m.Service("other", cmd, "Type=oneshot", "TimeoutStartSec=10s"))
+	m.Install(t, "other.service", m.Service("other", cmd, "Type=oneshot", "TimeoutStartSec=60s"))
 	if out, err := m.Try("start", "other.service"); err == nil {
 		t.Errorf("another unit took over: %s", out)
 	}
@@ -355,7 +355,7 @@ type supervised struct {
 
 func supervise(t testing.TB, d Deadlines, prepare func(*exec.Cmd)) *supervised {
 	t.Helper()
-	dir := t.TempDir()
+	dir := testutil.ShortDir(t)
 	manage, err := systemd.ListenNotify(filepath.Join(dir, "notify"))
 	if err != nil {
 		t.Fatal(err)
@@ -390,7 +390,7 @@ func (s *supervised) hear() (pid int, state systemd.State) {
 
 func (s *supervised) next() (pid int, state systemd.State) {
 	s.t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	n, err := s.manage.Receive(ctx)
 	if err != nil {
@@ -591,7 +591,7 @@ func TestServiceManagerHangs(t *testing.T) {
 // A program that cannot even be started is a reload that has ended.
 func TestServiceManagerHearsFailedStart(t *testing.T) {
 	testutil.NoLeaks(t)
-	manage, err := systemd.ListenNotify(filepath.Join(t.TempDir(), "notify"))
+	manage, err := systemd.ListenNotify(filepath.Join(testutil.ShortDir(t), "notify"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,7 +78,7 @@ func TestUpgradeFromManyPlaces(t *testing.T) {
 	var asking sync.WaitGroup
 	for i := range many {
 		asking.Go(func() {
-			ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			defer cancel()
 			errs[i] = svc.Upgrade(ctx)
 		})
@@ -120,7 +120,7 @@ func TestUpgradeTakeoverAndStop(t *testing.T) {
 		ended := make(chan error, 1)
 		go func() { ended <- taker.Wait() }()
 		upgraded, stopped := make(chan error, 1), make(chan error, 1)
-		ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		go func() { upgraded <- svc.Upgrade(ctx) }()
 		go func() {
 			time.Sleep(time.Duration(round) * 10 * time.Millisecond) // at different moments of it
@@ -149,7 +149,7 @@ func TestUpgradeTakeoverAndStop(t *testing.T) {
 		_ = taker.Process.Signal(syscall.SIGTERM)
 		select {
 		case <-ended:
-		case <-time.After(20 * time.Second):
+		case <-time.After(time.Minute):
 			t.Error("the taker neither serves nor ends")
 			_ = taker.Process.Kill()
 			<-ended

@@ -62,7 +62,7 @@ class Channel:
         if sent < len(frame):  # of a stream
             self.sock.sendall(frame[sent:])
 
-    def receive(self, *kinds, timeout=10):
+    def receive(self, *kinds, timeout=30):
         """Returns the first frame of these kinds, as (kind, payload, fds); others are skipped."""
         while True:
             size = 8 + HEADER.unpack_from(self.data)[3] if len(self.data) >= 8 else 8
@@ -126,7 +126,7 @@ def predecessor(ch):
     ch.send(STATE, record(DATA, b"state"))
     ch.send(COMMIT)
     try:
-        ch.receive(SERVING, timeout=5)  # at the timeout a real one kills, and waits for the death
+        ch.receive(SERVING, timeout=30)  # at the timeout a real one kills, and waits for the death
         step("serving")
         ch.receive(RELEASED, timeout=0.2)
     except TimeoutError:
@@ -147,7 +147,7 @@ def successor(ch):
         ch.send(ACK, record(COUNT, struct.pack(">I", len(items))))
     ch.receive(OFFERED)
     listener = next(socket.socket(fileno=fd) for item, fd in items if item[KIND] == LISTENER)
-    listener.settimeout(10)  # the mode is shared with the predecessor: it stays nonblocking
+    listener.settimeout(30)  # the mode is shared with the predecessor: it stays nonblocking
     ch.send(ADOPTED)
     step("adopted")
     if "abort" in options:
