@@ -397,8 +397,8 @@ func within(t *testing.T, f func() error) error {
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(time.Minute):
-		t.Fatal("still not back after a minute")
+	case <-time.After(30 * time.Second):
+		t.Fatal("still not back after 30 s")
 		return nil
 	}
 }
