@@ -140,7 +140,10 @@ func TestInit(t *testing.T) {
 				to = live
 			}
 			var err error
-			for ended := false; !ended; { // again, as in upgradeByInit
+			for tries, ended := 0, false; !ended; tries++ { // again, as in upgradeByInit
+				if tries > 60 {
+					t.Fatal("it does not end")
+				}
 				_ = syscall.Kill(to, end.signal)
 				select {
 				case err = <-service.ended:
