@@ -114,6 +114,8 @@ var protections = []protection{
 	{"handoff-init-signal", "handoff/init.go", "\t\t\tdefault:\n\t\t\t\tin.forward(got)\n", "", "./handoff", "TestInit$"},
 	{"handoff-init-early", "handoff/service.go", `s.initial.forward(got) // it came`, `// it came`, "./handoff", "TestInitOnProbation"},
 	{"handoff-init-status", "handoff/serve.go", `exit(s.initial.stay(leave))`, `_ = s.initial.stay(leave); exit(0)`, "./handoff", "TestInit$"},
+	{"handoff-init-told", "handoff/init.go", `in.pending = append(in.told, in.pending...)`, ``, "./handoff", "TestInitOnProbation"},
+	{"handoff-init-dead", "handoff/init.go", `if errors.Is(in.live.Signal(sig), os.ErrProcessDone) {`, `if _ = in.live.Signal(sig); false && errors.Is(nil, os.ErrProcessDone) {`, "./handoff", "TestInitBetweenGenerations"},
 
 	{"handoff-given", "handoff/inherit.go", `if network == managersNetwork && f.Name == address || `, `if `, "./handoff", "TestServiceInherits"},
 	{"handoff-given-mark", "handoff/socket.go", `it.Meta = []byte(managersMark)`, ``, "./handoff", "TestServiceInherits"},

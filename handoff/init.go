@@ -32,6 +32,8 @@ type initial struct {
 	live    *credentials.Process
 	pid     int
 	pending []syscall.Signal      // nobody is known yet
+	stops   []os.Signal           // that tell a generation to stop,
+	told    []syscall.Signal      // and those that live was sent
 	status  map[int]int           // exit codes of whoever was reaped
 	waited  map[int]chan struct{} // children that Upgrade waits for; closed when it has
 }
@@ -39,8 +41,8 @@ type initial struct {
 // isInit is a variable for tests.
 var isInit = os.Getpid() == 1
 
-// newInitial returns nil in all processes but pid 1.
-func newInitial() (*initial, error) {
+// newInitial returns nil in all processes but pid 1. stops are the signals that tell a generation to stop.
+func newInitial(stops []os.Signal) (*initial, error) {
 	if !isInit {
 		return nil, nil
 	}
@@ -56,7 +58,10 @@ func newInitial() (*initial, error) {
 			return nil, nil
 		}
 	}
-	return &initial{ours: ours, theirs: theirs, ended: make(chan struct{}), status: map[int]int{}, waited: map[int]chan struct{}{}}, nil
+	return &initial{
+		ours: ours, theirs: theirs, stops: stops,
+		ended: make(chan struct{}), status: map[int]int{}, waited: map[int]chan struct{}{},
+	}, nil
 }
 
 // close ends what has no successor.
@@ -101,6 +106,9 @@ func (in *initial) heard(s *credentials.Sender) {
 	_ = in.live.Close()
 	in.live, in.pid = s.Process, s.PID
 	delete(in.status, s.PID) // of another, that had the pid before
+	// The one before was told to stop when its handoff was committed already: it did as it was told, and is not the last.
+	in.pending = append(in.told, in.pending...)
+	in.told = nil
 	in.deliver()
 }
 
@@ -115,7 +123,13 @@ func (in *initial) deliver() {
 	}
 	// To one that has ended, and whose successor's word is on its way, nothing is passed on. That gets it.
 	in.pending = slices.DeleteFunc(in.pending, func(sig syscall.Signal) bool {
-		return !errors.Is(in.live.Signal(sig), os.ErrProcessDone)
+		if errors.Is(in.live.Signal(sig), os.ErrProcessDone) {
+			return false
+		}
+		if slices.Contains(in.stops, os.Signal(sig)) && !slices.Contains(in.told, sig) {
+			in.told = append(in.told, sig)
+		}
+		return true
 	})
 }
 

@@ -139,20 +139,14 @@ func TestInit(t *testing.T) {
 			if end.toLive {
 				to = live
 			}
-			var err error
-			for tries, ended := 0, false; !ended; tries++ { // again, as in upgradeByInit
-				if tries > 60 {
-					t.Fatal("it does not end")
+			_ = syscall.Kill(to, end.signal)
+			select {
+			case err := <-service.ended:
+				if fmt.Sprint(err) != end.status {
+					t.Errorf("it ends with %v, want %s: %s", err, end.status, service.complaints)
 				}
-				_ = syscall.Kill(to, end.signal)
-				select {
-				case err = <-service.ended:
-					ended = true
-				case <-time.After(time.Second):
-				}
-			}
-			if fmt.Sprint(err) != end.status {
-				t.Errorf("it ends with %v, want %s: %s", err, end.status, service.complaints)
+			case <-time.After(time.Minute):
+				t.Fatal("it does not end")
 			}
 			if _, err := http.Get("http://" + ready.Addr); err == nil {
 				t.Error("somebody serves still")
@@ -161,32 +155,60 @@ func TestInit(t *testing.T) {
 	}
 }
 
-// A signal that comes while the successor is on probation is not lost.
+// A signal that comes while the successor is on probation is not lost, whether pid 1 waits for its end or a generation to
+// which pid 1 passes it on: the handoff is committed, and it is the successor that is to stop.
 func TestInitOnProbation(t *testing.T) {
-	c := config(t)
-	c.TCP = testutil.FreeAddress(t)
-	c.Deadlines.Probation = time.Second
-	service, first := inContainer(t, c)
-	service.await("ready")
-	_ = syscall.Kill(first, syscall.SIGHUP)
-	service.await("ready")
-	_ = syscall.Kill(first, syscall.SIGTERM)
-	select {
-	case err := <-service.ended:
-		if err != nil {
-			t.Errorf("it ends with %v: %s", err, service.complaints)
-		}
-	case <-time.After(time.Minute):
-		t.Error("the signal is lost")
+	for generations := 2; generations <= 3; generations++ {
+		t.Run(fmt.Sprint(generations), func(t *testing.T) {
+			c := config(t)
+			c.TCP = testutil.FreeAddress(t)
+			c.Deadlines.Probation = time.Second
+			service, first := inContainer(t, c)
+			serves := service.await("ready").PID
+			for range generations - 2 {
+				serves = upgradeByInit(t, service, first, serves).PID
+			}
+			for upgrading := true; upgrading; {
+				_ = syscall.Kill(first, syscall.SIGHUP)
+				again := time.After(time.Second) // as in upgradeByInit
+				for waiting := true; waiting; {
+					select {
+					case l := <-service.lines:
+						waiting, upgrading = l.Event != "ready", l.Event != "ready"
+					case <-again:
+						waiting = false
+					}
+				}
+			}
+			_ = syscall.Kill(first, syscall.SIGTERM)
+			select {
+			case err := <-service.ended:
+				if err != nil {
+					t.Errorf("it ends with %v: %s", err, service.complaints)
+				}
+			case <-time.After(time.Minute):
+				t.Error("the signal is lost")
+			}
+		})
 	}
 }
 
-// A signal that comes when the generation that served has ended, and its successor's word is on its way, is not lost.
+// A signal that comes when the generation that served has ended, or has handed over, and its successor's word is on its
+// way, is not lost.
 func TestInitBetweenGenerations(t *testing.T) {
 	testutil.NoLeaks(t)
-	begin := func() *exec.Cmd {
-		cmd := exec.Command("sleep", "60")
+	begin := func(program string) *exec.Cmd {
+		cmd := exec.Command("sh", "-c", program)
+		out, err := cmd.StdoutPipe()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer out.Close()
 		if err := cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = cmd.Process.Kill() })
+		if _, err := out.Read(make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
 		return cmd
@@ -198,19 +220,25 @@ func TestInitBetweenGenerations(t *testing.T) {
 		}
 		return &credentials.Sender{Cred: credentials.Cred{PID: of.Process.Pid}, Process: p}
 	}
-	first, second := begin(), begin()
-	defer second.Process.Kill()
-	in := &initial{status: map[int]int{}}
-	in.heard(word(first))
-	_ = first.Process.Kill()
-	_ = first.Wait()
-	in.forward(syscall.SIGTERM)
-	in.heard(word(second))
-	if err := second.Wait(); err == nil || err.Error() != "signal: terminated" {
-		t.Errorf("the second has ended: %v", err)
-	}
-	if err := in.live.Close(); err != nil || len(in.pending) > 0 {
-		t.Errorf("%v; signals wait: %v", err, in.pending)
+	for _, ends := range []bool{true, false} {
+		first, second := begin(`trap "" TERM; echo; exec sleep 60`), begin(`echo; exec sleep 60`)
+		in := &initial{status: map[int]int{}, stops: defaultStopSignals}
+		in.heard(word(first))
+		if ends {
+			_ = first.Process.Kill()
+			_ = first.Wait()
+		}
+		in.forward(syscall.SIGTERM)
+		in.forward(syscall.SIGCONT) // is no reason to end
+		in.heard(word(second))
+		if err := second.Wait(); err == nil || err.Error() != "signal: terminated" {
+			t.Errorf("the second has ended: %v", err)
+		}
+		_ = first.Process.Kill()
+		_ = first.Wait()
+		if err := in.live.Close(); err != nil || len(in.pending) > 0 {
+			t.Errorf("%v; signals wait: %v", err, in.pending)
+		}
 	}
 }
 

@@ -110,7 +110,7 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	if s.inherited, err = systemd.Inherited(); err == nil {
-		s.initial, err = newInitial()
+		s.initial, err = newInitial(s.options.StopSignals)
 	}
 	if err != nil {
 		s.cancel()
