@@ -220,18 +220,20 @@ func TestInitBetweenGenerations(t *testing.T) {
 		}
 		return &credentials.Sender{Cred: credentials.Cred{PID: of.Process.Pid}, Process: p}
 	}
-	for _, ends := range []bool{true, false} {
+	for _, c := range []struct {
+		ends bool
+		sig  syscall.Signal
+	}{{true, syscall.SIGHUP}, {false, syscall.SIGTERM}} {
 		first, second := begin(`trap "" TERM; echo; exec sleep 60`), begin(`echo; exec sleep 60`)
 		in := &initial{status: map[int]int{}, stops: defaultStopSignals}
 		in.heard(word(first))
-		if ends {
+		if c.ends {
 			_ = first.Process.Kill()
 			_ = first.Wait()
 		}
-		in.forward(syscall.SIGTERM)
-		in.forward(syscall.SIGCONT) // is no reason to end
+		in.forward(c.sig)
 		in.heard(word(second))
-		if err := second.Wait(); err == nil || err.Error() != "signal: terminated" {
+		if err := second.Wait(); err == nil || err.Error() != "signal: "+c.sig.String() {
 			t.Errorf("the second has ended: %v", err)
 		}
 		_ = first.Process.Kill()
