@@ -30,17 +30,11 @@ func NoLeaks(t testing.TB) {
 	t.Cleanup(func() {
 		t.Helper()
 		// A goroutine that a Close has woken may still hold the number for a moment.
-		after, ok := before, false
-		for end := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-			after = Open(t)
-			if ok = equal(before, after); ok || time.Now().After(end) {
-				break
-			}
+		after := Open(t)
+		for end := time.Now().Add(10 * time.Second); !equal(before, after) && time.Now().Before(end); after = Open(t) {
+			time.Sleep(5 * time.Millisecond)
 		}
 		debug.SetGCPercent(percent)
-		if ok {
-			return
-		}
 		for fd, what := range after {
 			if before[fd] != what {
 				t.Errorf("leaked descriptor %d: %s", fd, what)
