@@ -116,6 +116,7 @@ var protections = []protection{
 	{"handoff-init-status", "handoff/serve.go", `exit(s.initial.stay(leave))`, `_ = s.initial.stay(leave); exit(0)`, "./handoff", "TestInit$"},
 	{"handoff-init-told", "handoff/init.go", `in.pending = append(in.told, in.pending...)`, ``, "./handoff", "TestInitOnProbation"},
 	{"handoff-init-dead", "handoff/init.go", `if errors.Is(in.live.Signal(sig), os.ErrProcessDone) {`, `if _ = in.live.Signal(sig); false && errors.Is(nil, os.ErrProcessDone) {`, "./handoff", "TestInitBetweenGenerations"},
+	{"handoff-init-late", "handoff/init.go", `case <-signals: // SIGCHLD`, "default:\n\t\t\treturn 1\n\t\tcase <-signals: // SIGCHLD", "./handoff", "TestInitReapsLate"},
 
 	{"handoff-given", "handoff/inherit.go", `if network == managersNetwork && f.Name == address || `, `if `, "./handoff", "TestServiceInherits"},
 	{"handoff-given-mark", "handoff/socket.go", `it.Meta = []byte(managersMark)`, ``, "./handoff", "TestServiceInherits"},

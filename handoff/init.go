@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"syscall"
+	"time"
 
 	"github.com/pkg/errors"
 
@@ -193,8 +194,7 @@ func (in *initial) stay(leave func()) (code int) {
 				in.forward(got)
 			}
 		case <-ended:
-			in.reap()
-			return in.code()
+			return in.last(signals)
 		}
 	}
 }
@@ -214,15 +214,30 @@ func (in *initial) reap() {
 	}
 }
 
-// code is the exit code of the generation that served last; 1 if nobody can tell. All generations have closed
-// their files, which a process does before it can be reaped.
-func (in *initial) code() int {
+// last returns the exit code of the generation that served last, when all have closed their files; 1 if nobody can tell.
+// For a moment the parent of that one may be another, which is about to end too; then it is ours to reap.
+func (in *initial) last(signals <-chan os.Signal) int {
+	overdue := time.After(deathNotice)
+	for {
+		in.reap()
+		if code, ok := in.code(); ok {
+			return code
+		}
+		select {
+		case <-signals: // SIGCHLD, or one that comes too late for anybody
+		case <-overdue:
+			return 1
+		}
+	}
+}
+
+// code is the exit code of the generation that served last, if it is known.
+func (in *initial) code() (code int, known bool) {
 	in.mu.Lock()
 	in.deliver()
 	live, pid, waited := in.live, in.pid, in.waited[in.pid]
 	in.mu.Unlock()
 	if live != nil {
-		defer live.Close()
 		_ = live.Wait(context.Background())
 	}
 	in.reap()
@@ -231,16 +246,13 @@ func (in *initial) code() int {
 	}
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if code, ok := in.status[pid]; ok {
-		return code
+	if code, known = in.status[pid]; known || live == nil {
+		return code, known
 	}
-	if live == nil {
-		return 1
-	}
-	// Somebody else's child; Linux 6.15 can tell.
+	// Somebody else's child, who has reaped it; Linux 6.15 can tell.
 	info, err := live.Info()
 	if err != nil || !info.Exited {
-		return 1
+		return 1, false
 	}
-	return exitCode(info.Status)
+	return exitCode(info.Status), true
 }

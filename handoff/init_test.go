@@ -8,11 +8,14 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	ossignal "os/signal"
 	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/fdkit/fdkit/credentials"
 	"github.com/fdkit/fdkit/internal/testutil"
@@ -241,6 +244,49 @@ func TestInitBetweenGenerations(t *testing.T) {
 		if err := in.live.Close(); err != nil || len(in.pending) > 0 {
 			t.Errorf("%v; signals wait: %v", err, in.pending)
 		}
+	}
+}
+
+// aReaper asks for the end of a process whose parent has not reaped it, and ends a little later.
+var aReaper = testutil.NewHelper("reaper", func(args []string) error {
+	if len(args) > 0 { // the parent
+		child, err := os.StartProcess("/bin/sh", []string{"sh", "-c", "exit 7"}, new(os.ProcAttr))
+		if err != nil {
+			return err
+		}
+		fmt.Println(child.Pid)
+		time.Sleep(time.Minute) // until it is killed
+		return nil
+	}
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 16)
+	ossignal.Notify(signals, syscall.SIGCHLD)
+	testutil.Helper("reaper").Inherit()
+	parent := exec.Command(os.Args[0], "parent")
+	out, err := parent.StdoutPipe()
+	if err != nil {
+		return err
+	}
+	if err := parent.Start(); err != nil {
+		return err
+	}
+	in := &initial{status: map[int]int{}}
+	if _, err := fmt.Fscan(out, &in.pid); err != nil {
+		return err
+	}
+	time.AfterFunc(50*time.Millisecond, func() { _ = parent.Process.Kill() })
+	_, err = fmt.Println(in.last(signals))
+	return err
+})
+
+// The last generation may have ended when the one before has not quite: then it is pid 1's to reap only later.
+func TestInitReapsLate(t *testing.T) {
+	testutil.NoLeaks(t)
+	out, err := aReaper.Command(t).Output()
+	if err != nil || string(out) != "7\n" {
+		t.Errorf("the exit code is %s, %v", out, err)
 	}
 }
 
