@@ -226,7 +226,7 @@ func TestInitBetweenGenerations(t *testing.T) {
 	for _, c := range []struct {
 		ends bool
 		sig  syscall.Signal
-	}{{true, syscall.SIGHUP}, {false, syscall.SIGTERM}} {
+	}{{true, syscall.SIGUSR1}, {false, syscall.SIGTERM}} {
 		first, second := begin(`trap "" TERM; echo; exec sleep 60`), begin(`echo; exec sleep 60`)
 		in := &initial{status: map[int]int{}, stops: defaultStopSignals}
 		in.heard(word(first))
