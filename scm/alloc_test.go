@@ -32,7 +32,7 @@ func kinds(t *testing.T) []syscall.Conn {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { udp.Close() })
-	path, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(t.TempDir(), "s"), Net: "unix"})
+	path, err := net.ListenUnix("unix", &net.UnixAddr{Name: filepath.Join(testutil.ShortDir(t), "s"), Net: "unix"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,7 +51,7 @@ func TestInheritRefuses(t *testing.T) {
 	}
 	tcp, udp := socket(unix.AF_INET, unix.SOCK_STREAM), socket(unix.AF_INET, unix.SOCK_DGRAM)
 	listening := socket(unix.AF_UNIX, unix.SOCK_STREAM)
-	if err := unix.Bind(listening, &unix.SockaddrUnix{Name: filepath.Join(t.TempDir(), "s")}); err != nil {
+	if err := unix.Bind(listening, &unix.SockaddrUnix{Name: filepath.Join(testutil.ShortDir(t), "s")}); err != nil {
 		t.Fatal(err)
 	}
 	if err := unix.Listen(listening, 1); err != nil {

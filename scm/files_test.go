@@ -105,7 +105,7 @@ func TestTakeRefuses(t *testing.T) {
 	ln := listener(t)
 	dead := listener(t)
 	_ = sysfd.Control(dead, func(fd int) error { return unix.Shutdown(fd, unix.SHUT_RD) })
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	unixDead, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
@@ -200,7 +200,7 @@ func takePacketConn(f *scm.Files) func(int) error {
 // closed its copy. A Unix listener does not take its path along when it is closed.
 func TestTakeListenerServes(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	for _, network := range []struct{ name, address string }{{"tcp", "127.0.0.1:0"}, {"unix", path}} {
 		ln, err := net.Listen(network.name, network.address)
 		if err != nil {

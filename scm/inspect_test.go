@@ -130,7 +130,7 @@ func TestInspectSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer packet.Close()
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	local, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)

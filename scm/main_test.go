@@ -120,7 +120,7 @@ func fill(t testing.TB, c *scm.Conn) (messages int) {
 	return messages
 }
 
-// within fails the test if f has not returned after 20 seconds, and returns its error.
+// within fails the test if f has not returned after a minute, and returns its error.
 func within(t testing.TB, what string, f func() error) error {
 	t.Helper()
 	done := make(chan error, 1)
@@ -133,8 +133,8 @@ func wait(t testing.TB, what string, done <-chan error) error {
 	select {
 	case err := <-done:
 		return err
-	case <-time.After(20 * time.Second):
-		t.Fatalf("%s: still not back after 20 s", what)
+	case <-time.After(time.Minute):
+		t.Fatalf("%s: still not back after a minute", what)
 		return nil
 	}
 }

@@ -507,7 +507,7 @@ var inFlight = testutil.NewHelper("in flight", func(args []string) error {
 		m.Close()
 	}
 	// Other tests of the same user may have some in flight too, which are received one day.
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		if err = a.SendFDs([]byte("x"), []int{0}); !errors.Is(err, scm.ErrInFlight) || time.Now().After(end) {
 			return err
 		}
