@@ -26,7 +26,7 @@ var echo = testutil.NewHelper("echo", func([]string) error {
 		return err
 	}
 	defer c.Close()
-	if err := c.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
+	if err := c.SetReadDeadline(time.Now().Add(2 * time.Minute)); err != nil {
 		return err
 	}
 	if _, err := socketpair.Inherit(3); !errors.Is(err, socketpair.ErrClaimed) {
@@ -69,7 +69,7 @@ func TestInherit(t *testing.T) {
 			}
 			return nil
 		})
-		_ = parent.SetDeadline(time.Now().Add(30 * time.Second))
+		_ = parent.SetDeadline(time.Now().Add(time.Minute))
 		p := make([]byte, 10)
 		for range 3 {
 			if _, err := parent.Write([]byte("ping")); err != nil {
@@ -105,7 +105,7 @@ func TestForChildOfAnotherProgram(t *testing.T) {
 		t.Fatal(err)
 	}
 	child.Close()
-	_ = parent.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = parent.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := parent.Write([]byte("hello")); err != nil {
 		t.Fatal(err)
 	}
@@ -137,7 +137,7 @@ func TestChildDies(t *testing.T) {
 	if _, err := parent.Write([]byte("ping")); err != nil {
 		t.Fatal(err)
 	}
-	_ = parent.SetDeadline(time.Now().Add(30 * time.Second))
+	_ = parent.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := parent.Read(make([]byte, 10)); err != nil {
 		t.Fatal(err)
 	}
@@ -157,7 +157,7 @@ func TestInheritRefuses(t *testing.T) {
 		_ = sysfd.Control(c, func(fd int) error { n = uintptr(fd); return nil })
 		return n
 	}
-	ln, err := net.Listen("unix", t.TempDir()+"/s")
+	ln, err := net.Listen("unix", testutil.ShortDir(t)+"/s")
 	if err != nil {
 		t.Fatal(err)
 	}
