@@ -142,11 +142,11 @@ func TestProcessWait(t *testing.T) {
 	child := start(t, peer.Command(t))
 	p := open(t, child.pid())
 
+	before := testutil.Count(t) // not later: whoever ends a Wait may have its descriptor for a moment more
 	cancelled, cancel := context.WithCancel(t.Context())
 	cancel()
 	matches(t, p.Wait(cancelled), context.Canceled)
 
-	before := testutil.Count(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	waiting := make(chan error)
