@@ -118,7 +118,7 @@ func ExampleNotify() {
 // A program moves its service to its successor, and ends when the manager knows.
 func ExampleBarrier() {
 	defer exampleManager()()
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	successor := systemd.State("MAINPID=4711") // systemd.MainPID(cmd.Process.Pid)
 	if _, err := systemd.Notify(ctx, successor); err != nil {
@@ -264,7 +264,7 @@ func ExampleListenNotify() {
 	// NOTIFY_SOCKET goes into the program's environment, cmd.Env. Here this process is the program.
 	os.Setenv("NOTIFY_SOCKET", l.Addr())
 	defer os.Unsetenv("NOTIFY_SOCKET")
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, err := systemd.Notify(ctx, systemd.Ready); err != nil {
 		log.Fatal(err)

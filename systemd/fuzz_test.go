@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/fdkit/fdkit/internal/testutil"
 	"github.com/fdkit/fdkit/scm"
 	"github.com/fdkit/fdkit/systemd"
 )
@@ -24,7 +25,7 @@ func FuzzReceive(f *testing.F) {
 		f.Add([]byte(seed), "READY", false)
 		f.Add([]byte(seed), "FDNAME", true)
 	}
-	addr := filepath.Join(f.TempDir(), "notify")
+	addr := filepath.Join(testutil.ShortDir(f), "notify")
 	l, err := systemd.ListenNotify(addr)
 	if err != nil {
 		f.Fatal(err)

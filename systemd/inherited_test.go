@@ -110,7 +110,7 @@ func listen(t *testing.T, network string) (net.Listener, *os.File) {
 	t.Helper()
 	address := "127.0.0.1:0"
 	if strings.HasPrefix(network, "unix") {
-		address = filepath.Join(t.TempDir(), "socket")
+		address = filepath.Join(testutil.ShortDir(t), "socket")
 	}
 	ln, err := net.Listen(network, address)
 	if err != nil {
@@ -323,7 +323,7 @@ func TestSocketActivate(t *testing.T) {
 		{"accept", "unix", []string{"--accept", "--fdname=connection"}, []string{"connection"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			dir := t.TempDir()
+			dir := testutil.ShortDir(t)
 			args := append([]string{"-E", "FDKIT_TEST_HELPER", "-E", "GORACE"}, c.options...)
 			for i := range c.want {
 				args = append(args, "-l", filepath.Join(dir, fmt.Sprint(i)))

@@ -57,10 +57,10 @@ func is(b bool, what string) string {
 	return fmt.Sprintf("NOT %s", what)
 }
 
-// commandWithin returns a command that ends within half a minute. Its standard error is the test's.
+// commandWithin returns a command that ends within two minutes. Its standard error is the test's.
 func commandWithin(t *testing.T, path string, args ...string) *exec.Cmd {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Stderr = os.Stderr

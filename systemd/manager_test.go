@@ -38,7 +38,7 @@ var managed = testutil.NewHelper("managed", func([]string) error {
 		return err
 	}
 	s := &service{ln: ln.(*net.UnixListener), files: files}
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	if _, err := systemd.Notify(ctx, systemd.Ready, systemd.Status("serving")); err != nil {
 		return err
@@ -193,7 +193,7 @@ func TestManager(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		c.SetDeadline(time.Now().Add(30 * time.Second))
+		c.SetDeadline(time.Now().Add(time.Minute))
 		fmt.Fprintln(c, strings.Join(words, " "))
 		answer, err := bufio.NewReader(c).ReadString('\n')
 		if err != nil && words[0] != "die" {
@@ -243,8 +243,8 @@ func TestManager(t *testing.T) {
 	show("NFileDescriptorStore", "402")
 	done("remove", "item")
 	show("NFileDescriptorStore", "2")
-	done("hungup", "lost")
-	show("NFileDescriptorStore", "2")
+	done("hungup", "lost") // taken, and thrown out again when the manager hears of it
+	m.Await(t, "service.service", "NFileDescriptorStore", "2")
 	done("hungup", "kept", string(systemd.Unwatched))
 	show("NFileDescriptorStore", "3")
 

@@ -27,7 +27,7 @@ import (
 // manager listens and makes itself this process's manager.
 func manager(t *testing.T) *systemd.NotifyListener {
 	t.Helper()
-	return managerAt(t, filepath.Join(t.TempDir(), "notify"))
+	return managerAt(t, filepath.Join(testutil.ShortDir(t), "notify"))
 }
 
 func managerAt(t *testing.T, addr string) *systemd.NotifyListener {
@@ -43,7 +43,7 @@ func managerAt(t *testing.T, addr string) *systemd.NotifyListener {
 
 func receive(t *testing.T, l *systemd.NotifyListener) *systemd.Notification {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	n, err := l.Receive(ctx)
 	if err != nil {
@@ -73,7 +73,7 @@ func TestNotify(t *testing.T) {
 			testutil.NoLeaks(t)
 			addr := abstract(t)
 			if kind == "path" {
-				addr = filepath.Join(t.TempDir(), "notify")
+				addr = filepath.Join(testutil.ShortDir(t), "notify")
 			}
 			l := managerAt(t, addr)
 			sent(t)(systemd.Notify(t.Context(), systemd.Ready, systemd.Status("serving\nMAINPID=1\xff"), systemd.MainPID(os.Getpid())))
@@ -257,7 +257,7 @@ func TestBarrier(t *testing.T) {
 	sent(t)(systemd.Notify(t.Context(), systemd.Ready))
 	done := make(chan error, 1)
 	go func() {
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
 		_, err := systemd.Barrier(ctx)
 		done <- err
@@ -301,7 +301,7 @@ func TestBarrier(t *testing.T) {
 // A manager that ends lets go of those who wait for it.
 func TestBarrierManagerEnds(t *testing.T) {
 	testutil.NoLeaks(t)
-	addr := &net.UnixAddr{Name: filepath.Join(t.TempDir(), "notify"), Net: "unixgram"}
+	addr := &net.UnixAddr{Name: filepath.Join(testutil.ShortDir(t), "notify"), Net: "unixgram"}
 	c, err := net.ListenUnixgram("unixgram", addr)
 	if err != nil {
 		t.Fatal(err)
@@ -548,7 +548,7 @@ var fullTable = testutil.NewHelper("full-table", func(args []string) error {
 		return err
 	}
 	defer l.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	var room []int
 	for {
@@ -578,7 +578,7 @@ var fullTable = testutil.NewHelper("full-table", func(args []string) error {
 
 func TestListenNotifyFullTable(t *testing.T) {
 	testutil.NoLeaks(t)
-	addr := filepath.Join(t.TempDir(), "notify")
+	addr := filepath.Join(testutil.ShortDir(t), "notify")
 	cmd := behind(t, fullTable.Command(t, addr), "sh", "-c", `ulimit -Sn 100; ulimit -Hn 100; exec "$0" "$@"`)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
@@ -617,7 +617,7 @@ func TestListenNotifyRefuses(t *testing.T) {
 		t.Errorf("after Close: %v", err)
 	}
 	// Somebody else's path is not taken away.
-	other := managerAt(t, filepath.Join(t.TempDir(), "notify"))
+	other := managerAt(t, filepath.Join(testutil.ShortDir(t), "notify"))
 	if err := os.Remove(other.Addr()); err != nil {
 		t.Fatal(err)
 	}
