@@ -108,6 +108,10 @@ func readableExecutable(t testing.TB) string {
 }
 
 func copyExecutable(from, to string) error {
+	// A child that another goroutine starts meanwhile has what we write open until it executes, and nobody can execute
+	// that until then (ETXTBSY).
+	syscall.ForkLock.RLock()
+	defer syscall.ForkLock.RUnlock()
 	in, err := os.Open(from)
 	if err != nil {
 		return err
