@@ -50,7 +50,7 @@ var discards = testutil.NewHelper("discards", func([]string) error {
 		<-done
 	}
 	// What was in the queue is closed too: the next one is not behind anything.
-	for end := time.Now().Add(30 * time.Second); ; time.Sleep(10 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(10 * time.Millisecond) {
 		event, err := unix.Eventfd(0, unix.EFD_CLOEXEC)
 		if err != nil {
 			return err

@@ -31,7 +31,7 @@ func NoLeaks(t testing.TB) {
 		t.Helper()
 		// A goroutine that a Close has woken may still hold the number for a moment.
 		after := Open(t)
-		for end := time.Now().Add(10 * time.Second); !equal(before, after) && time.Now().Before(end); after = Open(t) {
+		for end := time.Now().Add(30 * time.Second); !equal(before, after) && time.Now().Before(end); after = Open(t) {
 			time.Sleep(5 * time.Millisecond)
 		}
 		debug.SetGCPercent(percent)

@@ -7,6 +7,7 @@ package systemdtest
 import (
 	"bytes"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -113,18 +114,19 @@ func Start(t testing.TB) *Manager {
 			t.Logf("the manager said:\n%s", b)
 		}
 	})
-	for until := time.Now().Add(30 * time.Second); ; time.Sleep(5 * time.Millisecond) {
+	for until := time.Now().Add(2 * time.Minute); ; time.Sleep(5 * time.Millisecond) {
 		select {
 		case <-ended:
 			b, _ := os.ReadFile(m.log)
 			cannot(t, fmt.Errorf("the container ended: %s", b))
 		default:
 		}
-		if _, err := os.Stat(m.path("/run/systemd/private")); err == nil {
+		if c, err := net.Dial("unix", m.path("/run/systemd/private")); err == nil { // the path is there before it listens
+			_ = c.Close()
 			break
 		}
 		if time.Now().After(until) {
-			t.Fatal("the manager did not start in 30 s")
+			t.Fatal("the manager did not start in two minutes")
 		}
 	}
 	if out, err := m.command("systemctl", "is-system-running", "--wait").CombinedOutput(); err != nil {
@@ -249,12 +251,12 @@ func (m *Manager) Show(t testing.TB, unit, property string) string {
 func (m *Manager) Await(t testing.TB, unit, property, value string) {
 	t.Helper()
 	have := ""
-	for until := time.Now().Add(30 * time.Second); ; time.Sleep(20 * time.Millisecond) {
+	for until := time.Now().Add(time.Minute); ; time.Sleep(20 * time.Millisecond) {
 		if have = m.Show(t, unit, property); have == value {
 			return
 		}
 		if time.Now().After(until) {
-			t.Fatalf("%s of %s is %q after 30 s, not %q", property, unit, have, value)
+			t.Fatalf("%s of %s is %q after a minute, not %q", property, unit, have, value)
 		}
 	}
 }
