@@ -44,7 +44,7 @@ type Restart struct {
 const (
 	upgradesOfRun = 10
 	restPause     = 300 * time.Millisecond // between two upgrades; half of it is still around the one before
-	restartWait   = 10 * time.Second
+	restartWait   = time.Minute
 	answerFormat  = "generation %d pid %d path %s\n"
 )
 
@@ -307,7 +307,7 @@ func restart(t technique, m loadMode, upgrades int, r *restartRun) error {
 		l.Stop()
 		return err
 	}
-	near, err := upgradeAll(s, t, pid, l.Begin, m.rest, upgrades, r)
+	near, err := upgradeAll(s, t, pid, l, m.rest, upgrades, r)
 	l.Stop()
 	if err != nil {
 		return errors.WithMessage(err, "last it said: "+s.lastWords())
@@ -326,10 +326,15 @@ func allConnected(l *load.Load) error {
 }
 
 // upgradeAll has the process that serves replaced, again and again, and returns when that was.
-func upgradeAll(s *service, t technique, pid int, begin time.Time, pause time.Duration, upgrades int, r *restartRun) (near []window, err error) {
+func upgradeAll(s *service, t technique, pid int, l *load.Load, pause time.Duration, upgrades int, r *restartRun) (near []window, err error) {
+	begin := l.Begin
 	seen := map[int]bool{pid: true}
 	rest := func() {
-		for end := time.Now().Add(pause); time.Now().Before(end); time.Sleep(pause / 10) {
+		end, answered := time.Now().Add(pause), l.Answered.Load()
+		few := func() bool { // on a machine that has other things to do
+			return l.Answered.Load() < answered+10 && time.Now().Before(end.Add(restartWait))
+		}
+		for ; time.Now().Before(end) || few(); time.Sleep(pause / 10) {
 			if t.needs == "nginx" { // it has several workers, of which one may answer late
 				if other, err := s.another(func(int) bool { return true }); err == nil {
 					seen[other] = true

@@ -61,7 +61,9 @@ func serveWithHandoff(addr string, closeIdle bool) error {
 	ctx := context.Background()
 	svc, err := handoff.Start(ctx, handoff.Options{
 		Name: "bench", UpgradeSignals: []os.Signal{syscall.SIGHUP}, CloseIdle: closeIdle,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, nil)), // read if a run ends early
+		// On a loaded machine a restart is to be slow rather than given up.
+		Deadlines: handoff.Deadlines{Hello: restartWait, MaxPause: restartWait, Commit: restartWait, Answer: restartWait},
+		Logger:    slog.New(slog.NewTextHandler(os.Stderr, nil)), // read if a run ends early
 	})
 	if err != nil {
 		return err

@@ -23,7 +23,7 @@ import (
 )
 
 // requestTimeout makes a failure of what would otherwise be a very long wait.
-const requestTimeout = 5 * time.Second
+const requestTimeout = 30 * time.Second
 
 // Options say what asks, and what.
 type Options struct {
