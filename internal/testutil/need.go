@@ -16,6 +16,9 @@ type Feature struct {
 	Name  string
 	Since [2]int       // the version of Linux that brought it
 	Probe func() error // nil if this kernel has it
+
+	// A kernel can be built or told to do without it, and what runs a container can refuse it: ENOSYS, EPERM.
+	SwitchedOff bool
 }
 
 // Need skips the test if the kernel is older than the feature. A kernel that should have it and
@@ -25,6 +28,9 @@ func Need(t testing.TB, f Feature) {
 	err := f.Probe()
 	if err == nil {
 		return
+	}
+	if f.SwitchedOff && (err == unix.ENOSYS || err == unix.EPERM) {
+		t.Skipf("%s is switched off on this machine: %v", f.Name, err)
 	}
 	have := kernel(t)
 	if have[0] > f.Since[0] || have[0] == f.Since[0] && have[1] >= f.Since[1] {
@@ -82,9 +88,9 @@ func optionProbe(option int) func() error {
 
 // What the tests ask for.
 var (
-	PassPIDFD  = Feature{"SO_PASSPIDFD", [2]int{6, 5}, optionProbe(unix.SO_PASSPIDFD)}
-	PassRights = Feature{"SO_PASSRIGHTS", [2]int{6, 16}, optionProbe(unix.SO_PASSRIGHTS)}
-	PIDFDInfo  = Feature{"PIDFD_GET_INFO", [2]int{6, 13}, func() error {
+	PassPIDFD  = Feature{Name: "SO_PASSPIDFD", Since: [2]int{6, 5}, Probe: optionProbe(unix.SO_PASSPIDFD)}
+	PassRights = Feature{Name: "SO_PASSRIGHTS", Since: [2]int{6, 16}, Probe: optionProbe(unix.SO_PASSRIGHTS)}
+	PIDFDInfo  = Feature{Name: "PIDFD_GET_INFO", Since: [2]int{6, 13}, Probe: func() error {
 		pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
 		if err != nil {
 			return err
@@ -92,7 +98,7 @@ var (
 		defer unix.Close(pidfd)
 		return unix.IoctlPidfdInfo(pidfd, &unix.PidfdInfo{Mask: unix.PIDFD_INFO_PID})
 	}}
-	IOURing = Feature{"io_uring", [2]int{5, 1}, func() error {
+	IOURing = Feature{Name: "io_uring", Since: [2]int{5, 1}, SwitchedOff: true, Probe: func() error {
 		fd, err := IOURingSetup()
 		if err != nil {
 			return err
