@@ -295,7 +295,7 @@ func TestListenerOfAnotherNamespace(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer c.Close()
-	cmd := elsewhere.Command(t)
+	cmd := elsewhere.Command(t, testutil.FreeAddress(t)) // where nobody listens here
 	cmd.SysProcAttr = &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNET}
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -333,17 +333,16 @@ func TestListenerOfAnotherNamespace(t *testing.T) {
 	conn.Close()
 }
 
-var elsewhere = testutil.NewHelper("elsewhere", func([]string) error {
+var elsewhere = testutil.NewHelper("elsewhere", func(args []string) error {
 	c, err := scm.Inherit(3)
 	if err != nil {
 		return err
 	}
 	defer c.Close()
-	// Its loopback is down; the address is there all the same, without a name.
-	if out, err := exec.Command("ip", "link", "set", "lo", "up").CombinedOutput(); err != nil {
-		return fmt.Errorf("ip: %w: %s", err, out)
+	if err := loopbackUp(); err != nil {
+		return err
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := net.Listen("tcp", args[0])
 	if err != nil {
 		return err
 	}
@@ -362,6 +361,21 @@ var elsewhere = testutil.NewHelper("elsewhere", func([]string) error {
 	_, err = io.Copy(io.Discard, os.Stdin)
 	return err
 })
+
+// loopbackUp switches lo on, which is down in a new namespace: netdevice(7).
+func loopbackUp() error {
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(fd)
+	lo, err := unix.NewIfreq("lo")
+	if err != nil {
+		return err
+	}
+	lo.SetUint16(unix.IFF_UP | unix.IFF_LOOPBACK)
+	return os.NewSyscallError("SIOCSIFFLAGS", unix.IoctlIfreq(fd, unix.SIOCSIFFLAGS, lo))
+}
 
 // Root may write in anybody's name. A receiver that must not be fooled by root asks for more than the stamp.
 func TestForgedSender(t *testing.T) {
