@@ -156,12 +156,8 @@ func TestClientNotices(t *testing.T) {
 
 func TestClientNoticesRefusal(t *testing.T) {
 	testutil.NoLeaks(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_ = ln.Close()
-	l := Start(Options{Addr: ln.Addr().String(), Kinds: []Kind{New, KeepAlive, WithPauses, NewAtRate}, Format: format, Interval: time.Millisecond})
+	addr := testutil.FreeAddress(t)
+	l := Start(Options{Addr: addr, Kinds: []Kind{New, KeepAlive, WithPauses, NewAtRate}, Format: format, Interval: time.Millisecond})
 	testutil.Eventually(t, "failures", func() bool { return l.Failed.Load() >= 4 })
 	l.Stop()
 	for _, f := range l.Failures() {
