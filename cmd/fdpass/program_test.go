@@ -31,6 +31,7 @@ import (
 //	mute       closes its standard error
 //	orphan     starts a process that has lost its parent, and ends soon
 //	die=N      ends with N when asked for /die
+//	then       what follows is not for this generation: it becomes what the file has
 //
 // It answers / with its pid, and /hold when the request's body ends.
 var goServer = testutil.NewHelper("go server", runGoServer)
@@ -40,8 +41,17 @@ func runGoServer(args []string) error {
 	if err != nil {
 		return err
 	}
+	now, next, more := strings.Cut(string(said), " then ")
+	if more {
+		if err := os.WriteFile(args[0]+".new", []byte(next), 0o600); err != nil {
+			return err
+		}
+		if err := os.Rename(args[0]+".new", args[0]); err != nil {
+			return err
+		}
+	}
 	words := map[string]string{}
-	for _, w := range strings.Fields(string(said)) {
+	for _, w := range strings.Fields(now) {
 		name, value, _ := strings.Cut(w, "=")
 		words[name] = value
 	}
@@ -104,11 +114,14 @@ func runGoServer(args []string) error {
 			break
 		}
 	}
+	_, linger := words["linger"]
+	again := make(chan os.Signal, 1)
+	if linger {
+		signal.Notify(again, unix.SIGINT) // before its listener is gone, which the test waits for
+	}
 	ln.Close()
 	<-serving
-	if _, ok := words["linger"]; ok {
-		again := make(chan os.Signal, 1)
-		signal.Notify(again, unix.SIGINT)
+	if linger {
 		<-again
 	}
 	open.Wait() // each client closes after its answer

@@ -140,12 +140,12 @@ func TestReplace(t *testing.T) {
 	s.await("1 draining, 2 live, 3 failed, 4 starting")
 	s.signal(unix.SIGUSR2)
 	copyOf(t, binary(t), path)
-	s.set("ready die=5")
 	if err := unix.Kill(s.pid(4), unix.SIGTERM); err != nil { // it fails, and so the replacement's turn has come
 		t.Fatal(err)
 	}
 	s.until("it is replaced", func() bool { return exe(t, pid) != old })
 	s.await("1 draining, 2 live, 4 failed")
+	s.set("ready die=5") // not for generation 4, which may have read late what to do
 
 	if out, code := s.fdpass("restart"); code != 0 {
 		t.Fatal(out)
@@ -209,15 +209,19 @@ func TestReplaceAtOnce(t *testing.T) {
 func TestReplaceBetweenDeaths(t *testing.T) {
 	t.Parallel()
 	s, _ := replaceable(t)
-	s.set("exit=5")
+	s.set("exit=5 then silent then ready")
 	_, _ = s.get("/die")
 	s.saysLine(`^fdpass: generation 2 failed after \S+: exit status 5: bad configuration$`)
+	s.await("2 failed, 3 starting")
+	s.until("generation 3 knows what to do", func() bool { next, _ := os.ReadFile(s.mode); return string(next) == "ready" })
 	answer := make(chan string)
 	go func() {
 		out, _ := s.fdpass("restart", "--self")
 		answer <- out
 	}()
-	s.set("ready")
+	if err := unix.Kill(s.pid(3), unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
 	if out := <-answer; out != "" {
 		t.Error(out)
 	}
@@ -268,7 +272,7 @@ func TestReplaceHangs(t *testing.T) {
 	t.Parallel()
 	s, path := replaceable(t)
 	file := filepath.Join(t.TempDir(), "pids")
-	writeProgram(t, path, fmt.Appendf(nil, "#!/bin/sh\necho $$ >>%s\nexec sleep 60\n", file))
+	writeProgram(t, path, fmt.Appendf(nil, "#!/bin/sh\necho $$ >>%s\nexec sleep 600\n", file))
 	answer := make(chan string)
 	go func() {
 		out, _ := s.fdpass("restart", "--self")

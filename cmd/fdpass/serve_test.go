@@ -126,16 +126,16 @@ func (s *service) over() bool {
 // until polls for what no event tells.
 func (s *service) until(what string, ok func() bool) {
 	s.t.Helper()
-	for end := time.Now().Add(30 * time.Second); !ok(); time.Sleep(2 * time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); !ok(); time.Sleep(2 * time.Millisecond) {
 		if time.Now().After(end) {
-			s.t.Fatalf("did not happen in 30 s: %s; generations %+v", what, s.generations())
+			s.t.Fatalf("did not happen in 2 minutes: %s; generations %+v", what, s.generations())
 		}
 	}
 }
 
 // ask asks the service, nil if it does not answer.
 func (s *service) ask(do string) *supervise.Answer {
-	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	defer cancel()
 	c, err := supervise.Dial(ctx, s.control, "")
 	if err != nil {
@@ -194,8 +194,8 @@ func (s *service) end() int {
 	s.t.Helper()
 	select {
 	case <-s.ended:
-	case <-time.After(30 * time.Second):
-		s.t.Fatalf("has not ended after 30 s; generations %+v", s.generations())
+	case <-time.After(2 * time.Minute):
+		s.t.Fatalf("has not ended after 2 minutes; generations %+v", s.generations())
 	}
 	return s.cmd.ProcessState.ExitCode()
 }
@@ -208,7 +208,7 @@ func (s *service) fdpass(args ...string) (output string, code int) {
 
 func runFdpass(t *testing.T, args ...string) (output string, code int) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, binary(t), args...)
 	cmd.Env = append(os.Environ(), "GORACE=atexit_sleep_ms=0")
@@ -224,12 +224,12 @@ func (s *service) get(path string) (string, error) { return get("tcp", s.addr, p
 
 // get makes one request over one connection, once: http.Client would try again.
 func get(network, addr, path string) (string, error) {
-	c, err := net.DialTimeout(network, addr, 20*time.Second)
+	c, err := net.DialTimeout(network, addr, time.Minute)
 	if err != nil {
 		return "", err
 	}
 	defer c.Close()
-	_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = c.SetDeadline(time.Now().Add(time.Minute))
 	if _, err := fmt.Fprintf(c, "GET %s HTTP/1.1\r\nHost: test\r\nConnection: close\r\n\r\n", path); err != nil {
 		return "", err
 	}
@@ -266,6 +266,22 @@ func (s *service) hold() (finish func() (pid int, err error)) {
 	return finish
 }
 
+// holdIn is hold in a generation, which is live: the one before it may accept for a moment still.
+func (s *service) holdIn(generation int) (finish func() (pid int, err error)) {
+	s.t.Helper()
+	live := s.pid(generation)
+	s.until(fmt.Sprintf("generation %d has a request", generation), func() bool {
+		end, pid := s.holdBy()
+		if pid != live {
+			_, _ = end()
+			return false
+		}
+		finish = end
+		return true
+	})
+	return finish
+}
+
 // holdBy is hold, and says who has the request.
 func (s *service) holdBy() (finish func() (pid int, err error), by int) {
 	s.t.Helper()
@@ -274,7 +290,7 @@ func (s *service) holdBy() (finish func() (pid int, err error), by int) {
 		s.t.Fatal(err)
 	}
 	s.t.Cleanup(func() { c.Close() })
-	_ = c.SetDeadline(time.Now().Add(time.Minute))
+	_ = c.SetDeadline(time.Now().Add(5 * time.Minute))
 	fmt.Fprintf(c, "POST /hold HTTP/1.1\r\nHost: test\r\nConnection: close\r\nContent-Length: 1\r\n\r\n")
 	in := bufio.NewReader(c)
 	r, err := http.ReadResponse(in, nil) // it is in the handler's hands
@@ -346,16 +362,7 @@ func TestRestart(t *testing.T) {
 	// Three generations drain at once, and the next restart does not wait for them.
 	var finish []func() (int, error)
 	for i := range 3 {
-		live := s.pid(i + 1)
-		testutil.Eventually(t, fmt.Sprintf("generation %d has a request", i+1), func() bool {
-			end, pid := s.holdBy() // the one before may accept for a moment still
-			if pid != live {
-				_, _ = end()
-				return false
-			}
-			finish = append(finish, end)
-			return true
-		})
+		finish = append(finish, s.holdIn(i+1))
 		if out, code := s.fdpass("restart"); out != "" || code != 0 {
 			t.Fatalf("restart says %q and ends with %d", out, code)
 		}
@@ -416,7 +423,7 @@ $`, s.cmd.Process.Pid, regexp.QuoteMeta(s.addr), first)
 
 func TestRollback(t *testing.T) {
 	t.Parallel()
-	s := serveProgram(t, "ready", "--ready", "notify", "--timeout", "20s")
+	s := serveProgram(t, "ready", "--ready", "notify", "--timeout", "5m")
 	s.await("1 live")
 	first := s.served()
 
@@ -473,10 +480,14 @@ func TestRollback(t *testing.T) {
 func TestProgramIsGone(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "program")
-	writeProgram(t, path, []byte("#!/bin/sh\nexec sleep 60\n"))
+	writeProgram(t, path, []byte("#!/bin/sh\nexec sleep 600\n"))
 	s := newService(t, "-l", "tcp://127.0.0.1:0", "--ready", "0.05", "--", path)
 	s.start()
 	s.await("1 live")
+	s.until("the program runs", func() bool { // which it need not yet, to be live
+		args, err := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", s.pid(1)))
+		return err == nil && string(args) == "sleep\x00600\x00"
+	})
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
@@ -491,15 +502,26 @@ func TestProgramIsGone(t *testing.T) {
 
 func TestTimeout(t *testing.T) {
 	t.Parallel()
-	s := serveProgram(t, "ready", "--ready", "notify", "--timeout", "3s")
-	s.await("1 live")
+	// The first generation has no more time than the others. Where it needs more, all get it.
+	var s *service
+	limit := 3 * time.Second
+	for ; ; limit *= 2 {
+		s = serveProgram(t, "ready", "--ready", "notify", "--timeout", limit.String())
+		s.until("1 live", func() bool { return s.states() == "1 live" || s.over() })
+		if !s.over() {
+			break
+		}
+		s.saysLine(`^fdpass: generation 1 failed after \S+: no READY=1 within ` + limit.String() + `$`)
+	}
 	s.set("silent deaf")
-	// The client has less patience than the service.
+	s.signal(unix.SIGHUP)
+	s.await("1 live, 2 starting")
+	// The client has less patience than the service, which goes on: with a third one, if it has heard him.
 	if out, code := s.fdpass("restart", "--timeout", "50ms"); code != exitTimeout || !strings.Contains(out, "no answer within 50ms") {
 		t.Errorf("%d, %s", code, out)
 	}
-	s.saysLine(`^fdpass: generation 2 failed after \S+: no READY=1 within 3s; generation 1 serves on$`)
-	s.await("1 live, 2 failed")
+	s.saysLine(`^fdpass: generation 2 failed after \S+: no READY=1 within ` + limit.String() + `; generation 1 serves on$`)
+	s.until("nothing starts", func() bool { return regexp.MustCompile(`^1 live, \d failed$`).MatchString(s.states()) })
 }
 
 func TestDrainLimit(t *testing.T) {
@@ -564,20 +586,14 @@ func TestStopped(t *testing.T) {
 		code        int
 		states      string
 	}{
-		{"death", []string{"--ready", "1s"}, "", "", func(t *testing.T, pid int) {
+		{"death", []string{"--ready"}, "", "", func(t *testing.T, pid int) {
 			if err := unix.Kill(pid, unix.SIGKILL); err != nil {
 				t.Fatal(err)
 			}
 			testutil.Eventually(t, "it has ended", func() bool { return zombie(pid) })
 		}, 1, "1 live, 2 failed"},
-		{"ready", []string{"--ready", "notify", "--timeout", "1s"}, "ready", "silent", func(t *testing.T, pid int) {
-			var name string
-			testutil.Eventually(t, "it is the program", func() bool { // which has its environment
-				env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
-				_, name, _ = strings.Cut(string(env), "NOTIFY_SOCKET=")
-				name, _, _ = strings.Cut(name, "\x00")
-				return err == nil && name != ""
-			})
+		{"ready", []string{"--ready", "notify", "--timeout"}, "ready", "silent", func(t *testing.T, pid int) {
+			name := notifySocketIn(t, pid)
 			// The shell, in whose name it speaks, ends; it is believed as this user's.
 			notify := exec.Command("sh", "-c", `"$0" notify --ready --no-block; exit $?`, binary(t))
 			notify.Env = append(os.Environ(), "NOTIFY_SOCKET="+name)
@@ -588,46 +604,79 @@ func TestStopped(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			s := serveProgram(t, c.first, c.flags...)
-			s.await("1 live")
-			s.set(c.next)
-			begun := time.Now()
-			answer := make(chan int)
-			go func() {
-				_, code := s.fdpass("restart")
-				answer <- code
-			}()
-			s.await("1 live, 2 starting")
-			pid := s.pid(2)
-			s.signal(unix.SIGSTOP)
-			c.meanwhile(t, pid)
-			s.until("the time is over", func() bool { return time.Since(begun) > 1500*time.Millisecond })
-			s.signal(unix.SIGCONT)
-			if code := <-answer; code != c.code {
-				t.Errorf("restart ends with %d, want %d", code, c.code)
+			for limit := time.Second; ; limit *= 2 { // until it is stopped in time
+				s := serveProgram(t, c.first, append(slices.Clone(c.flags), limit.String())...)
+				s.until("1 live", func() bool { return s.states() == "1 live" || s.over() })
+				if s.over() {
+					s.saysLine(`no READY=1 within`)
+					continue
+				}
+				s.set(c.next)
+				begun := time.Now()
+				answer := make(chan int, 1)
+				go func() {
+					_, code := s.fdpass("restart")
+					answer <- code
+				}()
+				var states string
+				s.until("generation 2 starts", func() bool { states = s.states(); return strings.Contains(states, "2 ") })
+				if states != "1 live, 2 starting" {
+					<-answer
+					continue
+				}
+				pid := s.pid(2)
+				testutil.Suspend(t, s.cmd.Process.Pid)
+				if time.Since(begun) >= limit {
+					s.signal(unix.SIGCONT)
+					<-answer
+					continue
+				}
+				c.meanwhile(t, pid)
+				s.until("the time is over", func() bool { return time.Since(begun) > limit+500*time.Millisecond })
+				s.signal(unix.SIGCONT)
+				if code := <-answer; code != c.code {
+					t.Errorf("restart ends with %d, want %d", code, c.code)
+				}
+				s.await(c.states)
+				return
 			}
-			s.await(c.states)
 		})
 	}
+}
+
+// notifySocketIn returns the NOTIFY_SOCKET of a process.
+func notifySocketIn(t *testing.T, pid int) (name string) {
+	t.Helper()
+	testutil.Eventually(t, "it has its environment", func() bool { // in the middle of exec(2) it has none
+		env, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", pid))
+		_, name, _ = strings.Cut("\x00"+string(env), "\x00NOTIFY_SOCKET=")
+		name, _, _ = strings.Cut(name, "\x00")
+		return err == nil && name != ""
+	})
+	return name
 }
 
 // A program that ends by itself is started again. A client that connects meanwhile waits.
 func TestDeath(t *testing.T) {
 	t.Parallel()
 	s := serveProgram(t, "die=7", "--ready", "0.05")
-	for i := 1; i < 6; i++ {
+	for i, inARow := 1, 0; ; i++ {
 		s.await(fmt.Sprintf("%d live", i))
 		// The answer to the first is the end of the connection, and the second waits for the next one.
 		if _, err := s.get("/die"); err == nil {
 			t.Error("answered by one that died")
 		}
+		s.saysLine(fmt.Sprintf(`^fdpass: generation %d \(pid \d+\) ended by itself after \S+: exit status 7: dying$`, i))
+		if inARow++; !regexp.MustCompile(fmt.Sprintf(`generation %d .* after \d\.\ds: exit`, i)).MatchString(s.says.text()) {
+			inARow = 1 // it had run for ten seconds: that is steady
+		}
+		if inARow == 6 {
+			break
+		}
 		if pid := s.served(); pid == 0 {
 			t.Error("no pid")
 		}
-		s.saysLine(fmt.Sprintf(`^fdpass: generation %d \(pid \d+\) ended by itself after \S+: exit status 7: dying$`, i))
 	}
-	s.await("6 live")
-	_, _ = s.get("/die")
 	if code := s.end(); code != 7 {
 		t.Errorf("ends with %d", code)
 	}
@@ -636,7 +685,7 @@ func TestDeath(t *testing.T) {
 
 func TestFirstFails(t *testing.T) {
 	t.Parallel()
-	s := serveProgram(t, "exit=4", "--ready", "10")
+	s := serveProgram(t, "exit=4", "--ready", "1h")
 	if code := s.end(); code != 4 {
 		t.Errorf("ends with %d", code)
 	}
@@ -706,7 +755,7 @@ func TestStopAll(t *testing.T) {
 		t.Fatal(out)
 	}
 	s.await("1 draining, 2 live")
-	young := s.hold()
+	young := s.holdIn(2)
 	s.signal(unix.SIGTERM)
 	s.await("1 draining, 2 draining")
 	if out, code := s.fdpass("restart"); code != 1 || !strings.Contains(out, "it is stopping") {
@@ -730,7 +779,7 @@ func TestServeNotify(t *testing.T) {
 		t.Parallel()
 		// systemd-notify waits until its barrier was closed.
 		s := newService(t, "-l", "tcp://127.0.0.1:0", "--ready", "notify", "--", "sh", "-c",
-			"systemd-notify --ready --status='from a child' && exec sleep 60")
+			"systemd-notify --ready --status='from a child' && exec sleep 600")
 		s.start()
 		s.await("1 live")
 		if g := s.generations()[0]; g.Says != "from a child" {
@@ -741,13 +790,8 @@ func TestServeNotify(t *testing.T) {
 		t.Parallel()
 		s := serveProgram(t, "silent", "--ready", "notify")
 		s.await("1 starting")
-		environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", s.pid(1)))
-		if err != nil {
-			t.Fatal(err)
-		}
-		_, name, _ := strings.Cut(string(environ), "NOTIFY_SOCKET=")
-		name, _, ok := strings.Cut(name, "\x00")
-		if !ok || !strings.HasPrefix(name, "@") {
+		name := notifySocketIn(t, s.pid(1))
+		if !strings.HasPrefix(name, "@") {
 			t.Fatalf("NOTIFY_SOCKET is %q", name)
 		}
 		// With descriptors, which must not stay in fdpass.
@@ -788,7 +832,7 @@ func TestServeUnderManager(t *testing.T) {
 	defer manager.Close()
 	heard := func(want ...string) {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 		defer cancel()
 		n, err := manager.Receive(ctx)
 		if err != nil {
@@ -835,7 +879,7 @@ func TestControlStranger(t *testing.T) {
 	}
 	// Even if the mode allowed it.
 	name := fmt.Sprintf("@fdpass-test-%d-stranger", os.Getpid())
-	abstract := newService(t, "-l", "tcp://127.0.0.1:0", "--", "sleep", "60")
+	abstract := newService(t, "-l", "tcp://127.0.0.1:0", "--", "sleep", "600")
 	abstract.cmd.Args = slices.Replace(abstract.cmd.Args, 3, 4, name)
 	abstract.control = name
 	abstract.start()
@@ -918,7 +962,7 @@ func childrenOf(pid int) (all []int) {
 func TestMode(t *testing.T) {
 	t.Parallel()
 	for _, nonblock := range []bool{false, true} {
-		s := newService(t, fmt.Sprintf("--nonblock=%v", nonblock), "-l", "tcp://127.0.0.1:0", "--ready", "0", "--", "sleep", "60")
+		s := newService(t, fmt.Sprintf("--nonblock=%v", nonblock), "-l", "tcp://127.0.0.1:0", "--ready", "0", "--", "sleep", "600")
 		s.start()
 		s.await("1 live")
 		check := func() {
@@ -987,6 +1031,10 @@ func TestFullTable(t *testing.T) {
 	}
 	var held []net.Conn
 	s.until("the table is full", func() bool {
+		if len(held) == limit { // they are on their way
+			entries, _ := os.ReadDir(fmt.Sprintf("/proc/%d/fd", pid))
+			return len(entries) >= limit
+		}
 		c, err := net.Dial("unix", s.control)
 		if err != nil {
 			t.Fatal(err)
@@ -1025,7 +1073,7 @@ func TestServeEarlySignal(t *testing.T) {
 	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
 		t.Fatal(err)
 	}
-	cmd := exec.Command(binary(t), "serve", "--control", "none", "-l", first, "-l", second, "--", "sleep", "60")
+	cmd := exec.Command(binary(t), "serve", "--control", "none", "-l", first, "-l", second, "--", "sleep", "600")
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -1069,7 +1117,7 @@ func TestServePath(t *testing.T) {
 		t.Errorf("the path is another one after a restart: %v", err)
 	}
 	// A second service cannot have it.
-	if out, code := runFdpass(t, "serve", "--control", "none", "-l", "unix:"+path, "--", "sleep", "60"); code != 1 ||
+	if out, code := runFdpass(t, "serve", "--control", "none", "-l", "unix:"+path, "--", "sleep", "600"); code != 1 ||
 		!strings.Contains(out, "a process serves this path: address already in use") {
 		t.Errorf("%d, %s", code, out)
 	}
