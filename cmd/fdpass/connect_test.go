@@ -47,7 +47,7 @@ func TestConnect(t *testing.T) {
 		mode bool
 	}{
 		{tcp, []string{"127.0.0.1", port}, false},
-		{tcp, []string{"--nonblock", "--timeout", "20s", "localhost", port}, true},
+		{tcp, []string{"--nonblock", "--timeout", "2m", "localhost", port}, true},
 		{local, []string{"unix:" + path}, false},
 	} {
 		t.Run(strings.Join(c.args, " "), func(t *testing.T) {
@@ -204,7 +204,7 @@ func TestOpenSSH(t *testing.T) {
 	go func() { served <- serveSSH(ln, sshd, dir, &log) }()
 
 	_, port, _ := net.SplitHostPort(ln.Addr().String())
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, ssh, "-F", "none", "-p", port, "-i", filepath.Join(dir, "user"),
 		"-o", "ProxyCommand="+binary(t)+" connect %h %p", "-o", "ProxyUseFdpass=yes",
@@ -304,7 +304,7 @@ func serveSSH(ln net.Listener, sshd, dir string, log io.Writer) error {
 		return err
 	}
 	defer file.Close()
-	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 4*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, sshd, "-i", "-e", "-f", filepath.Join(dir, "sshd_config"))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = file, file, log

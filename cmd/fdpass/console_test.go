@@ -77,7 +77,7 @@ func (b *consoleBlock) run(t *testing.T, path string) {
 		fmt.Fprintf(&script, "%s\necho '%s'\n", c.text, end)
 	}
 	dir := t.TempDir()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "bash", "--norc", "--noprofile", "-c", script.String())
 	cmd.Dir = dir

@@ -53,7 +53,7 @@ func TestInherit(t *testing.T) {
 					args = append(args, "-l", path)
 				}
 				if command == "serve" {
-					args = append(args, "--control", "none", "--ready", "20")
+					args = append(args, "--control", "none", "--ready", "1h")
 				}
 				cmd := exec.Command(binary(t), append(append(args, "--"), helper.Args...)...)
 				// What our own manager said is not for the program, and of our descriptors it gets none.

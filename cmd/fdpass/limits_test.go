@@ -37,7 +37,7 @@ func TestTimeoutHolds(t *testing.T) {
 func TestIgnoredSignal(t *testing.T) {
 	testutil.NoLeaks(t)
 	conn, child := pairFor(t, socketpair.Stream)
-	s := newSession(t, []*os.File{child}, "-c", "trap '' HUP; exec \"$0\" recv --fd 3 --timeout 20s --count 1", binary(t))
+	s := newSession(t, []*os.File{child}, "-c", "trap '' HUP; exec \"$0\" recv --fd 3 --timeout 2m --count 1", binary(t))
 	s.Path = testutil.NeedProgram(t, "sh")
 	s.start(t)
 	waits(t, s.Process)
@@ -50,7 +50,7 @@ func TestIgnoredSignal(t *testing.T) {
 	s.ends(t, 0)
 }
 
-// A sender can make close(2) wait for a minute. Recv does not.
+// A sender can make close(2) wait for as long as it likes. Recv does not.
 func TestRecvLingeringSocket(t *testing.T) {
 	testutil.NoLeaks(t)
 	a, b, err := tcpPair()
@@ -58,7 +58,7 @@ func TestRecvLingeringSocket(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer b.Close()
-	if err := a.SetLinger(60); err != nil {
+	if err := a.SetLinger(3600); err != nil {
 		t.Fatal(err)
 	}
 	fillTCP(t, a)
@@ -71,12 +71,8 @@ func TestRecvLingeringSocket(t *testing.T) {
 	}
 	// While it is in flight this is not the last copy, and closing it waits for nothing.
 	a.Close()
-	s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--timeout", "20s")
-	begin := time.Now()
+	s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--timeout", "2m") // which is killed if it waits for it
 	s.run(t, 0)
-	if took := time.Since(begin); took > 15*time.Second {
-		t.Errorf("it took %v", took)
-	}
 }
 
 // fillTCP writes until nothing more goes in: the other end does not read.

@@ -38,7 +38,7 @@ type session struct {
 // newSession makes the command; files are its descriptors from 3 up.
 func newSession(t testing.TB, files []*os.File, args ...string) *session {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	s := &session{Cmd: exec.CommandContext(ctx, binary(t), args...)}
 	s.Stdout, s.Stderr, s.ExtraFiles = &s.stdout, &s.stderr, files
@@ -136,7 +136,7 @@ func TestSendOverInheritedSocket(t *testing.T) {
 				t.Fatal(err)
 			}
 			files := openFiles(t, 2)
-			s := newSession(t, append([]*os.File{child}, files...), "send", "--fd", "3", "--data", "hello", "--timeout", "20s", "5", "4")
+			s := newSession(t, append([]*os.File{child}, files...), "send", "--fd", "3", "--data", "hello", "--timeout", "2m", "5", "4")
 			s.run(t, 0)
 			m, err := conn.Receive(make([]byte, 100), 2)
 			if err != nil {
@@ -179,7 +179,7 @@ func TestSendToFullSocket(t *testing.T) {
 			if nonblocking(t, child) {
 				t.Error("the inherited socket became nonblocking")
 			}
-			s = newSession(t, []*os.File{child}, "send", "--fd", "3", "--timeout", "20s", "--data", "at last", "0")
+			s = newSession(t, []*os.File{child}, "send", "--fd", "3", "--timeout", "2m", "--data", "at last", "0")
 			s.start(t)
 			waits(t, s.Process)
 			for i := 0; i < 1000*full; { // a stream does not keep the messages apart
@@ -227,7 +227,7 @@ func TestRecvOverInheritedSocket(t *testing.T) {
 			testutil.NoLeaks(t)
 			conn, child := pairFor(t, style)
 			file := openFiles(t, 1)[0]
-			s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--count", "1", "--json", "--timeout", "20s",
+			s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--count", "1", "--json", "--timeout", "2m",
 				"--peer-uid", fmt.Sprint(os.Geteuid()), "--peer-pid", fmt.Sprint(os.Getpid()))
 			s.start(t)
 			waits(t, s.Process)
@@ -262,7 +262,7 @@ func TestRecvRefusesSender(t *testing.T) {
 	if err := conn.Send([]byte("early")); err != nil {
 		t.Fatal(err)
 	}
-	s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--same-user", "--timeout", "20s")
+	s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--same-user", "--timeout", "2m")
 	s.run(t, 1)
 	if !strings.Contains(s.stderr.String(), "it was sent before recv was there") || s.stdout.Len() != 0 {
 		t.Errorf("%s%s", s.stdout.String(), s.stderr.String())
@@ -273,7 +273,7 @@ func TestRecvRefusesSender(t *testing.T) {
 	if err := conn.Send([]byte("stranger"), openFiles(t, 1)[0]); err != nil {
 		t.Fatal(err)
 	}
-	s = newSession(t, []*os.File{child}, "recv", "--fd", "3", "--peer-uid", "77777", "--timeout", "20s")
+	s = newSession(t, []*os.File{child}, "recv", "--fd", "3", "--peer-uid", "77777", "--timeout", "2m")
 	s.run(t, 1)
 	if !strings.Contains(s.stderr.String(), "it is not uid 77777") || s.stdout.Len() != 0 {
 		t.Errorf("%s%s", s.stdout.String(), s.stderr.String())
@@ -284,7 +284,7 @@ func TestRecvRefusesSender(t *testing.T) {
 func TestRecvStandardInput(t *testing.T) {
 	testutil.NoLeaks(t)
 	conn, child := pairFor(t, socketpair.Stream)
-	s := newSession(t, nil, "recv", "--fd", "0", "--timeout", "20s", "--", binary(t), "inspect")
+	s := newSession(t, nil, "recv", "--fd", "0", "--timeout", "2m", "--", binary(t), "inspect")
 	s.Stdin = child
 	s.start(t)
 	if err := conn.Send([]byte("x"), openFiles(t, 1)[0]); err != nil {
@@ -306,7 +306,7 @@ func TestManyDescriptors(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "x.sock")
 	args := func(n int, more ...string) []string {
-		a := append([]string{"send", "--connect", path, "--timeout", "20s"}, more...)
+		a := append([]string{"send", "--connect", path, "--timeout", "2m"}, more...)
 		for range n {
 			a = append(a, "file:/")
 		}
@@ -327,7 +327,7 @@ func TestManyDescriptors(t *testing.T) {
 		{600, 3, []string{"--split", "--data", "together"}},
 	} {
 		out := filepath.Join(dir, "data")
-		r := newSession(t, nil, "recv", "--listen", path, "--timeout", "20s", "--style", "seqpacket", "--json", "--data-file", out)
+		r := newSession(t, nil, "recv", "--listen", path, "--timeout", "2m", "--style", "seqpacket", "--json", "--data-file", out)
 		r.start(t)
 		newSession(t, nil, args(c.n, append(c.send, "--style", "seqpacket")...)...).run(t, 0)
 		r.ends(t, 0)
@@ -348,7 +348,7 @@ func TestManyDescriptors(t *testing.T) {
 			t.Errorf("%d: the data is %q, %v", c.n, data, err)
 		}
 	}
-	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "20s", "--limit", "3")
+	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "2m", "--limit", "3")
 	r.start(t)
 	newSession(t, nil, args(4)...).run(t, 0)
 	r.ends(t, 1)
@@ -369,7 +369,7 @@ func TestRecvKeepsFile(t *testing.T) {
 	out := write(t, filepath.Join(t.TempDir(), "data"), "what it had")
 	for _, want := range []string{"what it had", "new"} {
 		conn, child := pairFor(t, socketpair.Stream)
-		s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--timeout", "20s", "--data-file", out)
+		s := newSession(t, []*os.File{child}, "recv", "--fd", "3", "--timeout", "2m", "--data-file", out)
 		code := 1 // closed without a message
 		if want == "new" {
 			code = 0
@@ -437,14 +437,14 @@ func TestListenMode(t *testing.T) {
 func TestListenRefusesPeer(t *testing.T) {
 	testutil.NoLeaks(t)
 	path := filepath.Join(t.TempDir(), "x.sock")
-	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "20s", "--peer-pid", fmt.Sprint(os.Getpid()))
+	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "2m", "--peer-pid", fmt.Sprint(os.Getpid()))
 	r.Stderr = nil
 	stderr, err := r.StderrPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	r.start(t)
-	s := newSession(t, nil, "send", "--connect", path, "--timeout", "20s", "0")
+	s := newSession(t, nil, "send", "--connect", path, "--timeout", "2m", "0")
 	s.start(t)
 	_ = s.Wait() // it may be refused before it has sent, or after
 	line, err := bufio.NewReader(stderr).ReadString('\n')
@@ -494,7 +494,7 @@ func TestPythonPeer(t *testing.T) {
 	testutil.NoLeaks(t)
 	python := testutil.NeedProgram(t, "python3")
 	path := filepath.Join(t.TempDir(), "x.sock")
-	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "20s", "--", "sh", "-c", "cat <&4; cat <&3")
+	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "2m", "--", "sh", "-c", "cat <&4; cat <&3")
 	r.start(t)
 	testutil.Eventually(t, "the path is there", func() bool { _, err := os.Lstat(path); return err == nil })
 	script := `
@@ -511,7 +511,7 @@ socket.send_fds(c, [b"hello"], [f.fileno() for f in files])`
 		t.Errorf("%q", r.stdout.String())
 	}
 
-	s := newSession(t, nil, "send", "--listen", path, "--timeout", "20s", "--data", "hello", "file:/", "file:/dev/null")
+	s := newSession(t, nil, "send", "--listen", path, "--timeout", "2m", "--data", "hello", "file:/", "file:/dev/null")
 	s.start(t)
 	testutil.Eventually(t, "the path is there", func() bool { _, err := os.Lstat(path); return err == nil })
 	script = `
@@ -550,6 +550,11 @@ func TestInspectSockets(t *testing.T) {
 	}
 	listener := duplicate(t, ln.(*net.TCPListener))
 	defer listener.Close()
+	// The last part of the handshake is not the work of the client.
+	testutil.Eventually(t, "the connection waits to be accepted", func() bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(lent(t, listener)), Events: unix.POLLIN}}, 0)
+		return n == 1 && err == nil
+	})
 	s := newSession(t, []*os.File{listener, duplicate(t, client.(*net.TCPConn)), b}, "inspect", "--json", "3", "4", "5")
 	defer s.ExtraFiles[1].Close()
 	s.run(t, 0)

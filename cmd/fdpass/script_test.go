@@ -84,12 +84,12 @@ func scriptAwait(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: await PATH")
 	}
 	path := ts.MkAbs(args[0])
-	for end := time.Now().Add(20 * time.Second); ; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(2 * time.Minute); ; time.Sleep(time.Millisecond) {
 		if _, err := os.Lstat(path); err == nil {
 			return
 		}
 		if time.Now().After(end) {
-			ts.Fatalf("after 20 s there is no %s", args[0])
+			ts.Fatalf("after 2 minutes there is no %s", args[0])
 		}
 	}
 }

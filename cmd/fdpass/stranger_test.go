@@ -125,7 +125,7 @@ func makers() []made {
 	listens := func(style, way string, then func(t *testing.T, s *session, path string)) func(*testing.T, string) (goesOn, stop func()) {
 		return func(t *testing.T, dir string) (goesOn, stop func()) {
 			path := filepath.Join(dir, "x")
-			args := []string{way, "--listen", path, "--style", style, "--timeout", "30s"}
+			args := []string{way, "--listen", path, "--style", style, "--timeout", "5m"}
 			if way == "send" {
 				args = append(args, "file:/dev/null")
 			}
@@ -147,14 +147,14 @@ func makers() []made {
 	}
 	sends := func(style string) func(t *testing.T, s *session, path string) {
 		return func(t *testing.T, _ *session, path string) {
-			newSession(t, nil, "send", "--connect", path, "--style", style, "--timeout", "20s", "file:/dev/null").run(t, 0)
+			newSession(t, nil, "send", "--connect", path, "--style", style, "--timeout", "5m", "file:/dev/null").run(t, 0)
 		}
 	}
 	return []made{
 		{what: "recv", start: listens("stream", "recv", sends("stream")), names: []string{"x"}},
 		{what: "recv datagrams", start: listens("datagram", "recv", sends("datagram")), names: []string{"x"}},
 		{what: "send", names: []string{"x"}, start: listens("seqpacket", "send", func(t *testing.T, _ *session, path string) {
-			newSession(t, nil, "recv", "--connect", path, "--style", "seqpacket", "--timeout", "20s").run(t, 0)
+			newSession(t, nil, "recv", "--connect", path, "--style", "seqpacket", "--timeout", "5m").run(t, 0)
 		})},
 		{what: "serve", names: []string{"c", "web"}, start: func(t *testing.T, dir string) (goesOn, stop func()) {
 			file := filepath.Join(t.TempDir(), "mode")
@@ -279,11 +279,11 @@ func TestStrangerWasFirst(t *testing.T) {
 		args []string
 		want string
 	}{
-		{[]string{"recv", "--listen", "x", "--timeout", "20s"}, `x is there already`},
-		{[]string{"recv", "--listen", "x", "--style", "datagram", "--timeout", "20s"}, `x is there already`},
-		{[]string{"send", "--listen", "x", "--timeout", "20s", "file:/dev/null"}, `x is there already`},
-		{[]string{"serve", "--control", "c", "-l", "tcp://127.0.0.1:0", "--", "sleep", "60"}, "does another"},
-		{[]string{"serve", "--control", "none", "-l", "unix:x", "--", "sleep", "60"}, "a process serves this path"},
+		{[]string{"recv", "--listen", "x", "--timeout", "5m"}, `x is there already`},
+		{[]string{"recv", "--listen", "x", "--style", "datagram", "--timeout", "5m"}, `x is there already`},
+		{[]string{"send", "--listen", "x", "--timeout", "5m", "file:/dev/null"}, `x is there already`},
+		{[]string{"serve", "--control", "c", "-l", "tcp://127.0.0.1:0", "--", "sleep", "600"}, "does another"},
+		{[]string{"serve", "--control", "none", "-l", "unix:x", "--", "sleep", "600"}, "a process serves this path"},
 		{[]string{"hold", "--socket", "s"}, "give the socket a folder of the service's own"},
 		{[]string{"send", "--connect", "x", "--same-user", "file:/dev/null"}, "it is not the same user"},
 		{[]string{"recv", "--connect", "x", "--same-user"}, "it is not the same user"},
@@ -441,7 +441,7 @@ func TestStrangerNotifies(t *testing.T) {
 	testutil.NeedRoot(t)
 	t.Parallel()
 	name := fmt.Sprintf("stranger-%d", os.Getpid())
-	s := serveProgram(t, "ready", "--name", name, "--ready", "notify")
+	s := serveProgram(t, "ready", "--name", name, "--ready", "notify", "--timeout", "10m")
 	s.await("1 live")
 	s.set("silent")
 	s.signal(unix.SIGHUP)
@@ -450,7 +450,7 @@ func TestStrangerNotifies(t *testing.T) {
 	// Their processes have ended, and are reaped, before fdpass reads.
 	tell := func(cmd *exec.Cmd) {
 		t.Helper()
-		s.signal(unix.SIGSTOP)
+		testutil.Suspend(t, s.cmd.Process.Pid)
 		err := cmd.Run()
 		s.signal(unix.SIGCONT)
 		if err != nil {
@@ -467,7 +467,9 @@ func TestStrangerNotifies(t *testing.T) {
 		return g[1].Says == "ours"
 	})
 	begin(t, floods, socket)
-	tell(says.Command(t, socket, "READY=1"))
+	if err := says.Command(t, socket, "READY=1").Run(); err != nil { // not tell: his messages would take all room meanwhile
+		t.Fatal(err)
+	}
 	s.await("2 live")
 }
 
@@ -512,7 +514,7 @@ func TestStrangerIsNoService(t *testing.T) {
 	name := fmt.Sprintf("impostor-%d", os.Getpid())
 	begin(t, impostor, "@fdpass/0/"+name)
 	for _, what := range []string{"status", "restart"} {
-		if out, code := runFdpass(t, what, "--timeout", "20s", name); code != 1 || !strings.Contains(out, "it is not (the same user or root)") {
+		if out, code := runFdpass(t, what, "--timeout", "5m", name); code != 1 || !strings.Contains(out, "it is not (the same user or root)") {
 			t.Errorf("%s: status %d, %q", what, code, out)
 		}
 	}
@@ -520,7 +522,7 @@ func TestStrangerIsNoService(t *testing.T) {
 	if out, code := runFdpass(t, "status", "--control", "@fdpass/0/"+name); code != 0 || !strings.Contains(out, "impostor") {
 		t.Errorf("status %d, %q", code, out)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	if c, err := supervise.Dial(ctx, "", ""); err == nil { // of whatever runs here
 		c.Close()
@@ -554,7 +556,7 @@ func TestStrangersAreSilent(t *testing.T) {
 		mustHave(t, path, inodes)
 	})
 	t.Run("serve", func(t *testing.T) {
-		s := newService(t, "-l", "tcp://127.0.0.1:0", "--ready", "0", "--", "sleep", "60")
+		s := newService(t, "-l", "tcp://127.0.0.1:0", "--ready", "0", "--", "sleep", "600")
 		s.control = abstract + "control"
 		s.cmd.Args[3] = s.control
 		s.start()
@@ -566,14 +568,14 @@ func TestStrangersAreSilent(t *testing.T) {
 	})
 	t.Run("recv", func(t *testing.T) {
 		name := abstract + "recv"
-		r := newSession(t, nil, "recv", "--listen", name, "--same-user", "--timeout", "30s")
+		r := newSession(t, nil, "recv", "--listen", name, "--same-user", "--timeout", "5m")
 		r.start(t)
 		testutil.Eventually(t, "it listens", func() bool {
 			all, err := os.ReadFile("/proc/net/unix")
 			return err == nil && strings.Contains(string(all), name)
 		})
 		begin(t, crowd, "unix", name)
-		newSession(t, nil, "send", "--connect", name, "--timeout", "20s", "file:/dev/null").run(t, 0)
+		newSession(t, nil, "send", "--connect", name, "--timeout", "5m", "file:/dev/null").run(t, 0)
 		r.ends(t, 0)
 		if !strings.Contains(r.stderr.String(), "refused") {
 			t.Errorf("nobody was refused: %s", r.stderr.String())
