@@ -205,11 +205,19 @@ func TestSendToFullSocket(t *testing.T) {
 // waits returns when the process waits in poll(2).
 func waits(t testing.TB, p *os.Process) {
 	t.Helper()
-	testutil.Eventually(t, "it waits in poll(2)", func() bool {
+	awaitCall(t, p, "it waits in poll(2)", func(call string) bool {
+		number, _, _ := strings.Cut(call, " ")
+		return pollNumbers[number]
+	})
+}
+
+// awaitCall returns when a thread of the process is in such a system call, proc_pid_syscall(5).
+func awaitCall(t testing.TB, p *os.Process, what string, such func(call string) bool) {
+	t.Helper()
+	testutil.Eventually(t, what, func() bool {
 		tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/syscall", p.Pid))
 		for _, task := range tasks {
-			call, err := os.ReadFile(task)
-			if number, _, _ := strings.Cut(string(call), " "); err == nil && pollNumbers[number] {
+			if call, err := os.ReadFile(task); err == nil && such(string(call)) {
 				return true
 			}
 		}

@@ -540,14 +540,13 @@ func TestDrainLimit(t *testing.T) {
 	}
 }
 
-// Nobody reads the standard error any more, a terminal that is stopped for example: that holds up nothing else.
-func TestStderrStuck(t *testing.T) {
-	t.Parallel()
+// fullPipe returns a pipe, in blocking mode, into which nothing more can be written.
+func fullPipe(t *testing.T) (r, w *os.File) {
+	t.Helper()
 	var pipe [2]int
 	if err := unix.Pipe2(pipe[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(pipe[0])
 	for {
 		if _, err := unix.Write(pipe[1], make([]byte, 1<<16)); err != nil {
 			break // it is full
@@ -556,12 +555,20 @@ func TestStderrStuck(t *testing.T) {
 	if err := unix.SetNonblock(pipe[1], false); err != nil {
 		t.Fatal(err)
 	}
+	return os.NewFile(uintptr(pipe[0]), "read end"), os.NewFile(uintptr(pipe[1]), "write end")
+}
+
+// Nobody reads the standard error any more, a terminal that is stopped for example: that holds up nothing else.
+func TestStderrStuck(t *testing.T) {
+	t.Parallel()
+	r, w := fullPipe(t)
+	defer r.Close()
 	file := filepath.Join(t.TempDir(), "mode")
 	cmd := goServer.Command(t, file)
 	s := newService(t, append([]string{"-l", "tcp://127.0.0.1:0", "--ready", "notify", "--"}, cmd.Args...)...)
 	s.cmd.Env, s.mode, s.says = cmd.Env, file, new(lines)
 	s.set("ready die=7")
-	s.startWith(os.NewFile(uintptr(pipe[1]), "stderr"))
+	s.startWith(w)
 	s.await("1 live")
 	_, _ = s.get("/die") // which it says, and so does fdpass
 	s.await("2 live")

@@ -233,7 +233,7 @@ func TestOpenPathInLockedFolder(t *testing.T) {
 	if err := sysfd.Control(lock, func(fd int) error { return unix.Flock(fd, unix.LOCK_EX) }); err != nil {
 		t.Fatal(err)
 	}
-	late := time.AfterFunc(20*time.Second, func() {
+	late := time.AfterFunc(time.Minute, func() {
 		t.Error("it waits for the lock")
 		_ = sysfd.Control(lock, func(fd int) error { return unix.Flock(fd, unix.LOCK_UN) })
 	})

@@ -46,7 +46,7 @@ func FuzzClient(f *testing.F) {
 			t.Fatal(err)
 		}
 		for _, c := range []*scm.Conn{p, q} {
-			_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+			_ = c.SetDeadline(time.Now().Add(2 * time.Minute))
 		}
 		played := make(chan struct{})
 		go func() {

@@ -62,7 +62,7 @@ func start(t testing.TB, limits Limits) (*server, string) {
 // dial connects a client that is closed when the test ends.
 func dial(t testing.TB, path string) *Client {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
 	c, err := Dial(ctx, path)
 	if err != nil {
@@ -86,7 +86,7 @@ func pipes(t testing.TB) (stored, watched *os.File) {
 // mustEnd waits until all copies of the other end are closed.
 func mustEnd(t testing.TB, watched *os.File) {
 	t.Helper()
-	_ = watched.SetReadDeadline(time.Now().Add(20 * time.Second))
+	_ = watched.SetReadDeadline(time.Now().Add(2 * time.Minute))
 	if n, err := watched.Read(make([]byte, 1)); err != io.EOF {
 		t.Errorf("a descriptor that should be closed is open: %d %v", n, err)
 	}
@@ -375,14 +375,18 @@ func TestLingeringClose(t *testing.T) {
 	testutil.NoLeaks(t)
 	s, path := start(t, Limits{Max: closersPerUser + 3})
 	c := dial(t, path)
-	var peers []net.Conn
+	var peers []int
 	for i := range closersPerUser + 2 {
-		peer, lingering := lingers(t)
-		peers = append(peers, peer)
-		if err := c.Store(fmt.Sprint(i), Never(time.Now()), lingering); err != nil {
+		lingering, peer, err := testutil.Linger()
+		if err != nil {
 			t.Fatal(err)
 		}
-		_ = lingering.Close() // it is the holder's alone now
+		peers = append(peers, peer)
+		err = c.Store(fmt.Sprint(i), Never(time.Now()), FD(lingering))
+		_ = unix.Close(lingering) // it is the holder's alone now
+		if err != nil {
+			t.Fatal(err)
+		}
 	}
 	for i := range peers {
 		if err := c.Delete(fmt.Sprint(i)); err != nil {
@@ -400,38 +404,9 @@ func TestLingeringClose(t *testing.T) {
 	}
 	s.closer.mu.Unlock()
 	for _, p := range peers {
-		_ = p.Close() // with unread data: a reset
+		_ = unix.Close(p) // with unread data: a reset
 	}
 	testutil.Eventually(t, "there is room again", func() bool { return c.Store("v", Never(time.Now()), w) == nil })
-}
-
-// lingers returns a TCP connection whose close waits for its peer, which does not read.
-func lingers(t testing.TB) (peer net.Conn, c *net.TCPConn) {
-	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	dialed, err := net.Dial("tcp", ln.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	c = dialed.(*net.TCPConn)
-	if peer, err = ln.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = peer.Close(); _ = c.Close() })
-	_ = c.SetLinger(3600)
-	_ = c.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
-	for b := make([]byte, 1<<20); ; {
-		if _, err := c.Write(b); err != nil {
-			break // full
-		}
-	}
-	raw, _ := c.SyscallConn()
-	_ = raw.Control(func(fd uintptr) { _ = unix.SetNonblock(int(fd), false) }) // a nonblocking one does not wait
-	return peer, c
 }
 
 // One user has so many connections, and hears why it does not get more.
@@ -618,7 +593,7 @@ func FuzzServer(f *testing.F) {
 			s.attend(&client{ch: newChannel(p, maxRequest+maxUnread)})
 			close(ended)
 		}()
-		_ = q.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = q.SetDeadline(time.Now().Add(2 * time.Minute))
 		for len(stream) > 0 {
 			n := min(len(stream), int(piece)+1)
 			fds := make([]int, min(int(nfds), 30))

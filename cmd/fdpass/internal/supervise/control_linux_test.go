@@ -43,7 +43,7 @@ func askOne(t testing.TB, do string, answer []byte, piece int) (shown string, er
 	near, far := controlPair(t)
 	go func() { _, _ = io.Copy(io.Discard, far) }()
 	go play(far, answer, piece)
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	a, err := Ask(ctx, near, Request{Do: do})
 	if err != nil {
@@ -126,7 +126,7 @@ func FuzzRequest(f *testing.F) {
 			return
 		}
 		near, far := controlPair(t)
-		_ = far.SetDeadline(time.Now().Add(20 * time.Second))
+		_ = far.SetDeadline(time.Now().Add(time.Minute))
 		go play(far, request, int(piece))
 		s.serveClient(near)
 		answer, err := io.ReadAll(far)
