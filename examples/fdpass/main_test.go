@@ -44,8 +44,8 @@ func crash() {
 
 var modes = []mode{child, takeover}
 
-// slow are the arguments for a machine that does much else.
-func slow(args ...string) []string { return append(args, "--every", "200ms", "--rate", "20") }
+// slow are the arguments for a machine that does much else: nobody knows how many requests it answers in its slowest second.
+func slow(args ...string) []string { return append(args, "--every", "200ms", "--rate", "0") }
 
 func TestProgram(t *testing.T) {
 	for _, m := range modes {
@@ -110,6 +110,9 @@ func TestSuccessorCrashes(t *testing.T) {
 
 // Whoever dies in the midst of an upgrade, somebody serves on, and the upgrades after that succeed.
 func TestKill(t *testing.T) {
+	usual := killMoment
+	killMoment = time.Minute
+	t.Cleanup(func() { killMoment = usual })
 	for _, m := range modes {
 		for _, k := range kills {
 			t.Run(string(m)+"/"+k.String(), func(t *testing.T) {
@@ -148,12 +151,15 @@ func TestKill(t *testing.T) {
 func TestInterrupt(t *testing.T) {
 	testutil.NoLeaks(t)
 	var stdout, stderr bytes.Buffer
-	cmd := program.Command(t, slow("--upgrades", "1000")...)
+	addr := testutil.FreeAddress(t)
+	cmd := program.Command(t, slow("--upgrades", "1000", "--addr", addr)...)
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	time.Sleep(time.Second) // in the midst of an upgrade or not
+	testutil.Eventually(t, "in the midst of an upgrade", func() bool { // the program, and two of its servers
+		return processesWith(addr) == 3
+	})
 	_ = cmd.Process.Signal(os.Interrupt)
 	_ = cmd.Wait()
 	if cmd.ProcessState.ExitCode() != statusInterrupted || stderr.String() != "fdpass: interrupted\n" || !strings.Contains(stdout.String(), "failed requests") {
@@ -161,10 +167,22 @@ func TestInterrupt(t *testing.T) {
 	}
 }
 
+// processesWith counts the processes that have arg as an argument.
+func processesWith(arg string) (n int) {
+	lines, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, path := range lines {
+		line, _ := os.ReadFile(path)
+		if strings.Contains("\x00"+string(line), "\x00"+arg+"\x00") {
+			n++
+		}
+	}
+	return n
+}
+
 // The servers end with the program that started them, however that ends.
 func TestKilled(t *testing.T) {
 	testutil.NoLeaks(t)
-	t.Setenv("TMPDIR", t.TempDir()) // it leaves a folder
+	t.Setenv("TMPDIR", testutil.ShortDir(t)) // it leaves a folder, and its servers may end later than this test
 	addr := testutil.FreeAddress(t)
 	cmd := program.Command(t, slow("--upgrades", "1000", "--addr", addr)...)
 	cmd.Stderr = nil // a server may find that nobody reads what it says

@@ -17,8 +17,8 @@ import (
 )
 
 const (
-	startTimeout    = 10 * time.Second // for the first generation to serve
-	handOverTimeout = 20 * time.Second // for a successor to serve, or to fail
+	startTimeout    = time.Minute // for the first generation to serve
+	handOverTimeout = time.Minute // for a successor to serve, or to fail
 )
 
 // A trial is one run: a service, its load, and what was seen of them.
