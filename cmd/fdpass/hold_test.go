@@ -458,9 +458,28 @@ func TestHoldTenThousand(t *testing.T) {
 	t.Logf("stored in %v", time.Since(start))
 	c := client(t, path) // stays connected
 	mustFail(t, 1, `the holder is full \(its --max\)`)(fdpass(t, path, os.Stdin, "store", "one-more"))
+	// A holder hangs up on who is silent for half a minute, and that may be over before the other one is ready.
+	taken := make(chan struct{})
+	var speaking sync.WaitGroup
+	speaking.Go(func() {
+		for {
+			select {
+			case <-taken:
+				return
+			case <-time.After(5 * time.Second):
+				if _, err := c.List(); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}
+	})
 	second := startHold(t, path)
 	start = time.Now()
-	if !second.awaitReady() {
+	ok := second.awaitReady()
+	close(taken)
+	speaking.Wait()
+	if !ok {
 		t.Fatalf("%v %s", second.err, &second.stderr)
 	}
 	ready := time.Since(start)
