@@ -27,6 +27,7 @@ import (
 
 	"github.com/fdkit/fdkit/cmd/fdpass/internal/supervise"
 	"github.com/fdkit/fdkit/internal/testutil"
+	"github.com/fdkit/fdkit/scm"
 	"github.com/fdkit/fdkit/systemd"
 )
 
@@ -65,7 +66,7 @@ func (s *service) set(mode string) {
 // newService prepares an fdpass serve.
 func newService(t *testing.T, args ...string) *service {
 	t.Helper()
-	s := &service{t: t, control: filepath.Join(t.TempDir(), "c"), ended: make(chan struct{})}
+	s := &service{t: t, control: filepath.Join(testutil.ShortDir(t), "c"), ended: make(chan struct{})}
 	s.cmd = exec.Command(binary(t), append([]string{"serve", "--control", s.control}, args...)...)
 	s.cmd.Env = os.Environ()
 	return s
@@ -801,38 +802,45 @@ func TestServeNotify(t *testing.T) {
 		if !strings.HasPrefix(name, "@") {
 			t.Fatalf("NOTIFY_SOCKET is %q", name)
 		}
-		// With descriptors, which must not stay in fdpass.
-		c, err := net.Dial("unixgram", name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		r, w, err := os.Pipe()
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer r.Close()
-		raw, _ := c.(*net.UnixConn).SyscallConn()
-		_ = raw.Control(func(fd uintptr) {
-			err = unix.Sendmsg(int(fd), []byte("READY=1\nSTATUS=forged"), unix.UnixRights(int(w.Fd())), nil, 0)
-		})
-		w.Close()
-		if err != nil {
-			t.Fatal(err)
-		}
-		if _, err := io.Copy(io.Discard, r); err != nil { // the message was handled, and its descriptor closed
-			t.Fatal(err)
-		}
+		hears(t, name, "READY=1\nSTATUS=forged")
 		if g := s.generations()[0]; g.State != supervise.Starting || g.Says != "" {
 			t.Errorf("a stranger's word counts: %+v", g)
 		}
 	})
 }
 
+// hears returns when a service that listens at name has handled this, and everything before it: there is a descriptor
+// with it, which must not stay in fdpass.
+func hears(t *testing.T, name, state string) {
+	t.Helper()
+	u, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Net: "unixgram", Name: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := scm.NewConn(u)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close()
+	r, w, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	err = c.Send([]byte(state), w)
+	w.Close()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.Copy(io.Discard, r); err != nil {
+		t.Fatal(err)
+	}
+}
+
 // fdpass tells its own service manager, and the program does not.
 func TestServeUnderManager(t *testing.T) {
 	t.Parallel()
-	manager, err := systemd.ListenNotify(filepath.Join(t.TempDir(), "notify"))
+	manager, err := systemd.ListenNotify(filepath.Join(testutil.ShortDir(t), "notify"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -1071,7 +1079,7 @@ func TestFullTable(t *testing.T) {
 // A signal that comes while the sockets are opened leaves no path behind.
 func TestServeEarlySignal(t *testing.T) {
 	t.Parallel()
-	first, second := filepath.Join(t.TempDir(), "s"), filepath.Join(t.TempDir(), "s")
+	first, second := filepath.Join(testutil.ShortDir(t), "s"), filepath.Join(testutil.ShortDir(t), "s")
 	lock, err := os.Open(filepath.Dir(second)) // for which it waits
 	if err != nil {
 		t.Fatal(err)
@@ -1108,7 +1116,7 @@ func TestServeEarlySignal(t *testing.T) {
 // A path stays over restarts, and is removed in the end.
 func TestServePath(t *testing.T) {
 	t.Parallel()
-	path := filepath.Join(t.TempDir(), "web.sock")
+	path := filepath.Join(testutil.ShortDir(t), "web.sock")
 	s := serveProgram(t, "ready", "--ready", "notify", "-l", "unix:"+path, "--mode", "0660")
 	s.await("1 live")
 	before, err := os.Lstat(path)

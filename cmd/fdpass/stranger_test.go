@@ -450,15 +450,14 @@ func TestStrangerNotifies(t *testing.T) {
 	// Their processes have ended, and are reaped, before fdpass reads.
 	tell := func(cmd *exec.Cmd) {
 		t.Helper()
-		testutil.Suspend(t, s.cmd.Process.Pid)
-		err := cmd.Run()
-		s.signal(unix.SIGCONT)
-		if err != nil {
+		if err := cmd.Run(); err != nil {
 			t.Fatal(err)
 		}
 	}
+	testutil.Suspend(t, s.cmd.Process.Pid)
 	tell(says.CommandAs(t, testutil.Stranger, testutil.Stranger, nil, socket, "READY=1\nSTATUS=a stranger's"))
 	tell(says.Command(t, socket, "STATUS=ours")) // is behind it
+	s.signal(unix.SIGCONT)
 	s.until("it is heard", func() bool {
 		g := s.generations()
 		if len(g) != 2 || g[1].State != supervise.Starting || g[1].Says == "a stranger's" {
@@ -466,9 +465,22 @@ func TestStrangerNotifies(t *testing.T) {
 		}
 		return g[1].Says == "ours"
 	})
-	begin(t, floods, socket)
-	if err := says.Command(t, socket, "READY=1").Run(); err != nil { // not tell: his messages would take all room meanwhile
-		t.Fatal(err)
+	flood := floods.CommandAs(t, testutil.Stranger, testutil.Stranger, nil, socket)
+	if lines := testutil.Begin(t, flood); !lines.Scan() {
+		t.Fatalf("the helper said nothing: %v", lines.Err())
+	}
+	// While fdpass is stopped the flood would leave no room.
+	testutil.Suspend(t, flood.Process.Pid)
+	hears(t, socket, "X_TEST=1")
+	testutil.Suspend(t, s.cmd.Process.Pid)
+	for range 3 {
+		tell(says.CommandAs(t, testutil.Stranger, testutil.Stranger, nil, socket, "READY=1\nSTATUS=a stranger's"))
+	}
+	tell(says.Command(t, socket, "READY=1"))
+	for _, pid := range []int{flood.Process.Pid, s.cmd.Process.Pid} {
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
 	}
 	s.await("2 live")
 }
