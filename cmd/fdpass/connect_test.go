@@ -35,7 +35,7 @@ func TestConnect(t *testing.T) {
 	}
 	defer tcp.Close()
 	_, port, _ := net.SplitHostPort(tcp.Addr().String())
-	path := filepath.Join(t.TempDir(), "x.sock")
+	path := filepath.Join(testutil.ShortDir(t), "x.sock")
 	local, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)

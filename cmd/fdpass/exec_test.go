@@ -14,12 +14,14 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/fdkit/fdkit/internal/testutil"
 )
 
 // What a program inherits, in each way, through exec and as a child of serve.
 func TestInherit(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
+	dir := testutil.ShortDir(t)
 	path := filepath.Join(dir, "s")
 	_, ignoredHere, err := signalMasks()
 	if err != nil {
@@ -146,7 +148,7 @@ func TestInheritNumbers(t *testing.T) {
 	cmd.Env = helper.Env
 	var names []string
 	for range 2 {
-		path := filepath.Join(t.TempDir(), "s")
+		path := filepath.Join(testutil.ShortDir(t), "s")
 		fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
 		if err != nil {
 			t.Fatal(err)

@@ -168,7 +168,7 @@ func TestForeign(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
+			dir := testutil.ShortDir(t)
 			addr := testutil.FreeAddress(t)
 			command := c.command(t, dir, addr)
 			s := newService(t, joined(append([]string{"-l", addr, "--chdir", dir, "--ready", "0.2"}, c.flags...), "--", command)...)
@@ -212,7 +212,7 @@ func joined(a []string, b string, c []string) []string { return append(append(a,
 // takes their place.
 func TestMasterDies(t *testing.T) {
 	t.Parallel()
-	dir, addr := t.TempDir(), testutil.FreeAddress(t)
+	dir, addr := testutil.ShortDir(t), testutil.FreeAddress(t)
 	config := write(t, dir+"/nginx.conf", fmt.Sprintf(nginxConfig, dir, addr))
 	s := newService(t, "-l", addr, "--as", "nginx", "--ready", "0.2", "--", testutil.NeedProgram(t, "nginx"), "-p", dir, "-c", config)
 	s.start()
@@ -303,7 +303,7 @@ func TestFiftyRestarts(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			dir := t.TempDir()
+			dir := testutil.ShortDir(t)
 			s := newService(t, joined(append([]string{"-l", "127.0.0.1:0", "--chdir", dir, "--drain", "1m"}, c.flags...), "--", c.command(t, dir))...)
 			s.start()
 			s.await("1 live")

@@ -217,7 +217,7 @@ func mustHave(t testing.TB, path string, inodes map[string]uint64) {
 
 func TestHoldAndS6Programs(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	h := hold(t, path)
 	f := aMemfd(t, "of-s6")
 	defer f.Close()
@@ -344,7 +344,7 @@ func s6Daemon(t testing.TB, path string, max int) {
 
 func TestS6Daemon(t *testing.T) {
 	testutil.NoLeaks(t)
-	s6 := filepath.Join(t.TempDir(), "s6")
+	s6 := filepath.Join(testutil.ShortDir(t), "s6")
 	s6Daemon(t, s6, 1000)
 	ok := must(t)
 	f := aMemfd(t, "of-ours")
@@ -406,7 +406,7 @@ func TestS6Daemon(t *testing.T) {
 // s6's holder of Debian 12 cannot send a dump of more than one message: then the descriptors come singly.
 func TestTransferFromS6(t *testing.T) {
 	testutil.NoLeaks(t)
-	s6 := filepath.Join(t.TempDir(), "s6")
+	s6 := filepath.Join(testutil.ShortDir(t), "s6")
 	s6Daemon(t, s6, 1000)
 	ours := s6 + ".ours"
 	hold(t, ours)
@@ -423,7 +423,7 @@ func TestTransferFromS6(t *testing.T) {
 // A transfer moves all or nothing.
 func TestTransferIsWhole(t *testing.T) {
 	testutil.NoLeaks(t)
-	from := filepath.Join(t.TempDir(), "from")
+	from := filepath.Join(testutil.ShortDir(t), "from")
 	to := from + ".to"
 	hold(t, from)
 	hold(t, to, "--max", "4")
@@ -451,7 +451,7 @@ func TestHoldTenThousand(t *testing.T) {
 	testutil.NoLeaks(t)
 	const n = 10000
 	testutil.NeedFiles(t, 2*n)
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	first := hold(t, path)
 	start := time.Now()
 	inodes := fill(t, path, n)
@@ -498,7 +498,7 @@ func TestHoldTenThousand(t *testing.T) {
 // and go; nothing is lost, nothing comes back.
 func TestTakeoverUnderLoad(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	current := hold(t, path)
 	inodes := fill(t, path, 300)
 	var stop atomic.Bool
@@ -605,7 +605,7 @@ func TestTakeoverUnderLoad(t *testing.T) {
 // A holder that crashed leaves its path. The next one begins there, with nothing.
 func TestHoldAfterCrash(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	first := hold(t, path)
 	fill(t, path, 3)
 	_ = first.Process.Kill()
@@ -643,7 +643,7 @@ func TestHoldAfterCrash(t *testing.T) {
 // A full descriptor table refuses, says so, and drops nothing.
 func TestHoldFullTable(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	h := hold(t, path)
 	inodes := fill(t, path, 20)
 	ok := must(t)

@@ -25,7 +25,7 @@ import (
 // listenNotify is a manager for programs that the test starts.
 func listenNotify(t *testing.T) *systemd.NotifyListener {
 	t.Helper()
-	l, err := systemd.ListenNotify(filepath.Join(t.TempDir(), "notify"))
+	l, err := systemd.ListenNotify(filepath.Join(testutil.ShortDir(t), "notify"))
 	if err != nil {
 		t.Fatal(err)
 	}

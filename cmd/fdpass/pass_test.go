@@ -311,7 +311,7 @@ func TestRecvStandardInput(t *testing.T) {
 // More than one message carries, and more than is permitted.
 func TestManyDescriptors(t *testing.T) {
 	testutil.NoLeaks(t)
-	dir := t.TempDir()
+	dir := testutil.ShortDir(t)
 	path := filepath.Join(dir, "x.sock")
 	args := func(n int, more ...string) []string {
 		a := append([]string{"send", "--connect", path, "--timeout", "2m"}, more...)
@@ -422,7 +422,7 @@ func make30(f *os.File) []syscall.Conn {
 // and told apart from who is waited for.
 func TestListenMode(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "x.sock")
+	path := filepath.Join(testutil.ShortDir(t), "x.sock")
 	s := newSession(t, nil, "-c", "umask 0; exec \"$0\" recv --listen "+path, binary(t))
 	s.Path = testutil.NeedProgram(t, "sh")
 	s.start(t)
@@ -444,7 +444,7 @@ func TestListenMode(t *testing.T) {
 
 func TestListenRefusesPeer(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "x.sock")
+	path := filepath.Join(testutil.ShortDir(t), "x.sock")
 	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "2m", "--peer-pid", fmt.Sprint(os.Getpid()))
 	r.Stderr = nil
 	stderr, err := r.StderrPipe()
@@ -476,7 +476,7 @@ func TestListenRefusesPeer(t *testing.T) {
 // A path that is somebody else's by now stays.
 func TestListenLeavesOthersPath(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "x.sock")
+	path := filepath.Join(testutil.ShortDir(t), "x.sock")
 	s := newSession(t, nil, "recv", "--listen", path)
 	s.start(t)
 	testutil.Eventually(t, "the path is there", func() bool { _, err := os.Lstat(path); return err == nil })
@@ -501,7 +501,7 @@ func TestListenLeavesOthersPath(t *testing.T) {
 func TestPythonPeer(t *testing.T) {
 	testutil.NoLeaks(t)
 	python := testutil.NeedProgram(t, "python3")
-	path := filepath.Join(t.TempDir(), "x.sock")
+	path := filepath.Join(testutil.ShortDir(t), "x.sock")
 	r := newSession(t, nil, "recv", "--listen", path, "--timeout", "2m", "--", "sh", "-c", "cat <&4; cat <&3")
 	r.start(t)
 	testutil.Eventually(t, "the path is there", func() bool { _, err := os.Lstat(path); return err == nil })

@@ -104,7 +104,7 @@ func TestOpenInternet(t *testing.T) {
 // The queue is as long as the system allows. What is more, the kernel reports in ss(8) only, so it is filled.
 func TestBacklog(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	open(t, "unix:"+path, Options{Backlog: 2, Nonblock: true})
 	queued := 0
 	for range 10 {
@@ -127,7 +127,7 @@ func TestOpenPath(t *testing.T) {
 	old := unix.Umask(0o077)
 	defer unix.Umask(old)
 	for network, style := range map[string]int{"unix": unix.SOCK_STREAM, "unixpacket": unix.SOCK_SEQPACKET, "unixgram": unix.SOCK_DGRAM} {
-		path := filepath.Join(t.TempDir(), "s")
+		path := filepath.Join(testutil.ShortDir(t), "s")
 		s := open(t, network+":"+path, Options{Mode: 0o626})
 		if got := option(t, s.FD, unix.SOL_SOCKET, unix.SO_TYPE); got != style {
 			t.Errorf("%s is of type %d", network, got)
@@ -163,7 +163,7 @@ func TestOpenPath(t *testing.T) {
 
 func TestOpenPathRefuses(t *testing.T) {
 	testutil.NoLeaks(t)
-	dir := t.TempDir()
+	dir := testutil.ShortDir(t)
 	file := filepath.Join(dir, "file")
 	if err := os.WriteFile(file, []byte("keep"), 0o600); err != nil {
 		t.Fatal(err)
@@ -186,7 +186,7 @@ func TestOpenPathRefuses(t *testing.T) {
 // Ten open one stale path at once: one gets it.
 func TestOpenPathOnce(t *testing.T) {
 	testutil.NoLeaks(t)
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	a := Address{Network: "unix", Where: path}
 	stale, err := a.Open(Options{})
 	if err != nil {
@@ -224,7 +224,7 @@ func TestOpenPathOnce(t *testing.T) {
 // Whoever can read a folder can have it locked for ever, and keeps nobody from opening or removing a path.
 func TestOpenPathInLockedFolder(t *testing.T) {
 	testutil.NoLeaks(t)
-	dir := t.TempDir()
+	dir := testutil.ShortDir(t)
 	lock, err := os.Open(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ func start(t testing.TB, limits Limits) (*server, string) {
 	if limits.Max == 0 {
 		limits.Max = 1000
 	}
-	path := filepath.Join(t.TempDir(), "s")
+	path := filepath.Join(testutil.ShortDir(t), "s")
 	ln, err := net.Listen("unix", path)
 	if err != nil {
 		t.Fatal(err)
