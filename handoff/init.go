@@ -217,9 +217,9 @@ func (in *initial) reap() {
 // last returns the exit code of the generation that served last, when all have closed their files; 1 if nobody can tell.
 // For a moment the parent of that one may be another, which is about to end too; then it is ours to reap.
 func (in *initial) last(signals <-chan os.Signal) int {
+	defer func() { _ = in.live.Close() }()
 	overdue := time.After(deathNotice)
 	for {
-		in.reap()
 		if code, ok := in.code(); ok {
 			return code
 		}
@@ -231,7 +231,7 @@ func (in *initial) last(signals <-chan os.Signal) int {
 	}
 }
 
-// code is the exit code of the generation that served last, if it is known.
+// code is the exit code of the generation that served last, if it is known once that has ended and been reaped.
 func (in *initial) code() (code int, known bool) {
 	in.mu.Lock()
 	in.deliver()

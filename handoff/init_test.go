@@ -53,9 +53,16 @@ func inContainer(t *testing.T, c serviceConfig) (*running, int) {
 	return r, pid
 }
 
-// upgradeByInit sends pid 1 the signal, which it passes on when it is not the one that serves, live. It may be early: the
-// last one's word that it serves is on its way.
+// upgradeByInit has the generation that serves, live, replaced, and returns when nobody can take back.
 func upgradeByInit(t *testing.T, service *running, pid, live int) line {
+	t.Helper()
+	offerByInit(t, service, pid, live)
+	return service.awaitEach("ready", string(EventSettled))[0]
+}
+
+// offerByInit sends pid 1 the signal, which it passes on when it is not the one that serves, live, until that offers. It may
+// be early: the last one's word that it serves is on its way.
+func offerByInit(t *testing.T, service *running, pid, live int) {
 	t.Helper()
 	for range 60 {
 		_ = syscall.Kill(pid, syscall.SIGHUP)
@@ -67,7 +74,7 @@ func upgradeByInit(t *testing.T, service *running, pid, live int) line {
 					t.Fatalf("all have ended: %s", service.complaints)
 				}
 				if l.Event == string(EventOffering) && l.PID == live {
-					return service.awaitEach("ready", string(EventSettled))[0]
+					return
 				}
 			case <-timeout:
 				waiting = false
@@ -75,7 +82,6 @@ func upgradeByInit(t *testing.T, service *running, pid, live int) line {
 		}
 	}
 	t.Fatal("no generation follows")
-	return line{}
 }
 
 // children returns the children of a process, dead ones too, with the pids that they have in their own namespace.
@@ -171,18 +177,8 @@ func TestInitOnProbation(t *testing.T) {
 			for range generations - 2 {
 				serves = upgradeByInit(t, service, first, serves).PID
 			}
-			for upgrading := true; upgrading; {
-				_ = syscall.Kill(first, syscall.SIGHUP)
-				again := time.After(time.Second) // as in upgradeByInit
-				for waiting := true; waiting; {
-					select {
-					case l := <-service.lines:
-						waiting, upgrading = l.Event != "ready", l.Event != "ready"
-					case <-again:
-						waiting = false
-					}
-				}
-			}
+			offerByInit(t, service, first, serves)
+			service.await("ready")
 			_ = syscall.Kill(first, syscall.SIGTERM)
 			select {
 			case err := <-service.ended:
