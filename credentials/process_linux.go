@@ -111,10 +111,10 @@ func wait(ctx context.Context, pidfd *os.File) error {
 		return err
 	}
 	err = raw.Read(func(uintptr) bool { return !alive(pidfd) })
-	if errors.Is(err, os.ErrDeadlineExceeded) && alive(pidfd) { // after a SIGSTOP the deadline may be older than the end
+	switch late := errors.Is(err, os.ErrDeadlineExceeded); {
+	case late && alive(pidfd): // after a SIGSTOP the deadline may be older than the end
 		return ctx.Err()
-	}
-	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+	case err != nil && !late:
 		return err
 	}
 	return closedError(pidfd)

@@ -52,21 +52,8 @@ func points(t *testing.T) []point {
 		}
 	}
 	defer func() { probe = nil }()
-	ctx := t.Context()
-	p, s := pair(t, socketpair.SeqPacket)
-	done := make(chan error, 1)
-	go func() {
-		done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Millisecond, MaxPause: patient}})
-	}()
-	to, err := Take(ctx, s, Wish{Name: "web"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := to.Ready(ctx); err != nil {
-		t.Fatal(err)
-	}
-	to.Serving()
-	if err := errors.Join(to.Wait(ctx), <-done); err != nil {
+	to, done := onProbation(t, socketpair.SeqPacket, time.Millisecond)
+	if err := errors.Join(to.Wait(t.Context()), <-done); err != nil {
 		t.Fatal(err)
 	}
 	return all

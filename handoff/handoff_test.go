@@ -315,22 +315,31 @@ func TestPauseFails(t *testing.T) {
 	}
 }
 
+// onProbation makes a handoff in which the successor serves and the predecessor can still take back. What Offer returns comes
+// through the channel.
+func onProbation(t *testing.T, style socketpair.Style, probation time.Duration) (*Takeover, <-chan error) {
+	t.Helper()
+	ctx := t.Context()
+	p, s := pair(t, style)
+	done := make(chan error, 1)
+	go func() {
+		done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: probation, MaxPause: patient}})
+	}()
+	to, err := Take(ctx, s, Wish{Name: "web"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := to.Ready(ctx); err != nil {
+		t.Fatal(err)
+	}
+	to.Serving()
+	return to, done
+}
+
 func TestRelease(t *testing.T) {
 	eachStyle(t, func(t *testing.T, style socketpair.Style) {
 		ctx := t.Context()
-		p, s := pair(t, style)
-		done := make(chan error, 1)
-		go func() {
-			done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Hour, MaxPause: patient}})
-		}()
-		to, err := Take(ctx, s, Wish{Name: "web"})
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := to.Ready(ctx); err != nil {
-			t.Fatal(err)
-		}
-		to.Serving()
+		to, done := onProbation(t, style, time.Hour)
 		if err := to.Release(ctx); err != nil {
 			t.Error(err)
 		}
@@ -344,19 +353,7 @@ func TestRelease(t *testing.T) {
 func TestCloseEndsProbation(t *testing.T) {
 	testutil.NoLeaks(t)
 	ctx := t.Context()
-	p, s := pair(t, socketpair.SeqPacket)
-	done := make(chan error, 1)
-	go func() {
-		done <- Offer(ctx, p, Offering{Name: "web", Deadlines: Deadlines{Probation: time.Hour, MaxPause: patient}})
-	}()
-	to, err := Take(ctx, s, Wish{Name: "web"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := to.Ready(ctx); err != nil {
-		t.Fatal(err)
-	}
-	to.Serving()
+	to, done := onProbation(t, socketpair.SeqPacket, time.Hour)
 	if err := to.Close(); err != nil {
 		t.Error(err)
 	}
