@@ -291,11 +291,12 @@ func crashWithin(t *testing.T, limit time.Duration, what, variant string, p poin
 // refusedAsSecond is what a successor says that comes when the one before has given up and is not quite gone.
 const refusedAsSecond = "another successor is taking over"
 
-// launchUntilReady starts a successor, again if it complains of one of excuses.
+// launchUntilReady starts a successor, again if it complains of one of excuses. How often does not matter: one that is
+// refused at once comes again at once, and what it is refused for takes its time.
 func launchUntilReady(t *testing.T, c serviceConfig, excuses ...string) (*running, line) {
 	t.Helper()
 	var failed []string
-	for range 10 {
+	for begun := time.Now(); time.Since(begun) < time.Minute; {
 		r := launch(t, c)
 		r.failed = failed
 		for l := range r.lines {
@@ -310,7 +311,7 @@ func launchUntilReady(t *testing.T, c serviceConfig, excuses ...string) (*runnin
 		}
 		failed = append(failed, said)
 	}
-	t.Fatal("nobody can take over any more")
+	t.Fatalf("nobody can take over any more: after %d others, %s", len(failed)-1, failed[len(failed)-1])
 	return nil, line{}
 }
 

@@ -348,7 +348,7 @@ func authenticate(ctx context.Context, c *scm.Conn, policy credentials.Policy) (
 		return credentials.Sender{}, err
 	}
 	if err = policy.CheckSender(&peer); err == nil && peer.Process == nil {
-		err = ErrUnpinned
+		err = unpinned(c)
 		// It may know why. A stranger is told nothing.
 		_ = c.Send(newFrame(frameAbort, 0, abort(err)))
 	}
@@ -357,4 +357,16 @@ func authenticate(ctx context.Context, c *scm.Conn, policy credentials.Policy) (
 		return credentials.Sender{}, err
 	}
 	return peer, nil
+}
+
+// unpinned is ErrUnpinned and, if this process has no room for a pidfd, that.
+func unpinned(c *scm.Conn) error {
+	var why error
+	_ = sysfd.Control(c, func(fd int) error {
+		if sysfd.Full(fd) {
+			why = errors.WithMessage(os.NewSyscallError("recvmsg", syscall.EMFILE), sysfd.Usage())
+		}
+		return nil
+	})
+	return because(ErrUnpinned, why)
 }

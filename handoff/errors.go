@@ -33,8 +33,9 @@ var (
 	// ErrProtocol: the other side broke a rule of the protocol or a limit.
 	ErrProtocol = errors.New("the other side breaks the protocol")
 
-	// ErrUnpinned: the other side cannot be pinned by a pidfd (before Linux 6.5, or in a pid namespace
-	// that is not visible here), so nobody could tell its death from its silence.
+	// ErrUnpinned: the other side cannot be pinned by a pidfd (before Linux 6.5, in a pid namespace that
+	// is not visible here, or with EMFILE for want of a descriptor), so nobody could tell its death from
+	// its silence.
 	ErrUnpinned = errors.New("the other side cannot be pinned by a pidfd")
 
 	// ErrOutside: the successor is not in the unit of the predecessor, which a service manager watches, so

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -279,6 +280,28 @@ func TestRefusals(t *testing.T) {
 		_, err = Take(ctx, s, Wish{Name: "web"})
 		if perr := <-done; !errors.Is(perr, ErrKept) || !errors.Is(err, ErrItem) {
 			t.Errorf("a listener as a packet conn: %v; %v", perr, err)
+		}
+	})
+}
+
+// Without room for a pidfd nobody is pinned, and the error says that it is for want of a descriptor.
+func TestUnpinned(t *testing.T) {
+	eachStyle(t, func(t *testing.T, style socketpair.Style) {
+		p, s := pair(t, style)
+		empty := testutil.FillTable(t, 0)
+		done := make(chan error, 1)
+		go func() { done <- Offer(t.Context(), p, Offering{Name: "web"}) }()
+		_, err := Take(t.Context(), s, Wish{Name: "web"})
+		perr := <-done
+		empty()
+		for side, err := range map[string]error{"offer": perr, "take": err} {
+			if !errors.Is(err, ErrKept) || !strings.Contains(err.Error(), ErrUnpinned.Error()) {
+				t.Errorf("%s: %v", side, err)
+			}
+		}
+		// The other one may have it in the words of the first, or find the room that the first has left.
+		if first := errors.Join(perr, err); !errors.Is(first, ErrUnpinned) || !errors.Is(first, syscall.EMFILE) || !strings.Contains(first.Error(), "RLIMIT_NOFILE is ") {
+			t.Errorf("nobody says why: %v", first)
 		}
 	})
 }
