@@ -119,7 +119,8 @@ func TestKill(t *testing.T) {
 				testutil.NoLeaks(t)
 				t.Setenv("GORACE", "atexit_sleep_ms=0")
 				var stdout, stderr bytes.Buffer
-				status := run(t.Context(), slow("--mode", string(m), "--upgrades", "3", "--kill", k.String()), &stdout, &stderr)
+				// Where nobody has the socket for a while, a client of another program must not get its port.
+				status := run(t.Context(), slow("--mode", string(m), "--upgrades", "3", "--kill", k.String(), "--addr", testutil.FreeAddress(t)), &stdout, &stderr)
 				out := stdout.String()
 				if status != 0 || stderr.Len() > 0 {
 					t.Errorf("status %d: %s", status, stderr.String())
