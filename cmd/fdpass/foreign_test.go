@@ -340,6 +340,9 @@ func TestFiftyRestarts(t *testing.T) {
 				s.until("clients are answered", func() bool { return answered.Load() > enough || lost.Load() > 0 })
 			}
 			s.await(fmt.Sprintf("%d live", restarts+1))
+			if _, err := s.get("/"); err != nil { // who is live by its time may not know what SIGTERM is yet
+				t.Error(err)
+			}
 			stop.Store(true)
 			clients.Wait()
 			took := time.Since(begin)
