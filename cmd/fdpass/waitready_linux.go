@@ -43,13 +43,14 @@ func (w *waiting) wait(args []string) error {
 		"--timeout", w.timeout.String(), "--pid-file", pidFile, "--"}, args...)...)
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
+	// Before there is anything to stop: who ended by a signal would leave the other process and the program behind.
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, stopSignals...)
 	err = cmd.Start()
 	_ = report.Close()
 	if err != nil {
 		return err
 	}
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, stopSignals...)
 	go func() {
 		for s := range signals {
 			_ = cmd.Process.Signal(s)
