@@ -3,6 +3,7 @@
 package main
 
 import (
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -23,7 +24,8 @@ import (
 //	await PATH           waits until PATH is there
 //	serve PATH [NET]     listens at PATH (network unix, unixpacket or unixgram) until the script ends
 //
-// and the conditions [root] and [program:NAME].
+// the conditions [root] and [program:NAME], and $ABSTRACT, an abstract name that is the script's own: those are the
+// whole machine's.
 func TestScripts(t *testing.T) {
 	folder := filepath.Dir(binary(t))
 	testscript.Run(t, testscript.Params{
@@ -32,6 +34,7 @@ func TestScripts(t *testing.T) {
 		Setup: func(env *testscript.Env) error {
 			env.Setenv("PATH", folder+string(filepath.ListSeparator)+env.Getenv("PATH"))
 			env.Setenv("GORACE", "atexit_sleep_ms=0")
+			env.Setenv("ABSTRACT", fmt.Sprintf("@fdpass-test-%d-%s", os.Getpid(), filepath.Base(env.WorkDir)))
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
