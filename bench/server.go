@@ -91,16 +91,17 @@ func serveWithHandoff(addr string, closeIdle bool) error {
 	return svc.Drain(ctx)
 }
 
-// serveWithTableflip is the example of tableflip's README.
+// serveWithTableflip is the example of tableflip's README, but for where it begins to take SIGHUP: before anybody is answered,
+// and so before we send one.
 func serveWithTableflip(addr string) error {
 	upg, err := tableflip.New(tableflip.Options{})
 	if err != nil {
 		return err
 	}
 	defer upg.Stop()
+	sig := make(chan os.Signal, 1)
+	signal.Notify(sig, syscall.SIGHUP)
 	go func() {
-		sig := make(chan os.Signal, 1)
-		signal.Notify(sig, syscall.SIGHUP)
 		for range sig {
 			if err := upg.Upgrade(); err != nil {
 				fmt.Fprintln(os.Stderr, "bench: tableflip:", err)
