@@ -65,6 +65,8 @@ func (k *keeper) tell(err error) {
 }
 
 func (k *keeper) run(args []string) error {
+	signals := make(chan os.Signal, 4) // before there is a folder to take away again
+	signal.Notify(signals, stopSignals...)
 	dir, err := os.MkdirTemp("", "fdpass-")
 	if err != nil {
 		return errors.WithMessage(err, "a folder for the notification socket, see TMPDIR")
@@ -75,8 +77,6 @@ func (k *keeper) run(args []string) error {
 	}
 	defer k.listener.Close()
 	defer k.removePID()
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, stopSignals...)
 	k.cmd = exec.Command(args[0], args[1:]...)
 	k.cmd.Stdin, k.cmd.Stdout, k.cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	if err := k.cmd.Start(); err != nil {
