@@ -11,17 +11,25 @@ import (
 	"time"
 )
 
+var stopSignals = []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}
+
+// takeStopSignals returns where they arrive from now on, but for those that are ignored: nohup(1) does that.
+func takeStopSignals() chan os.Signal {
+	signals := make(chan os.Signal, 4)
+	for _, sig := range stopSignals {
+		if !signal.Ignored(sig) {
+			signal.Notify(signals, sig)
+		}
+	}
+	return signals
+}
+
 // untilDone returns a context that ends after timeout, 0 for never, or at SIGINT, SIGTERM and SIGHUP. Its
 // cause says which, with the exit code. stop must be called, and soon after that: a second later the program ends,
 // since a file that somebody sent may be of a file system that never answers fstat(2) or close(2).
 func untilDone(ctx context.Context, what string, timeout time.Duration) (_ context.Context, stop func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
-	signals := make(chan os.Signal, 1)
-	for _, sig := range []os.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP} {
-		if !signal.Ignored(sig) { // as nohup(1) has it
-			signal.Notify(signals, sig)
-		}
-	}
+	signals := takeStopSignals()
 	var over <-chan time.Time
 	if timeout > 0 {
 		over = time.After(timeout)

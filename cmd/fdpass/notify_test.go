@@ -10,6 +10,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -227,7 +228,12 @@ func TestWaitReadyStopped(t *testing.T) {
 	testutil.NoLeaks(t)
 	for _, sig := range stopSignals {
 		cmd := program(t, "fdpass", "wait-ready", "--", "sh", "-c", "trap 'exit 7' TERM; : >started; while :; do sleep 0.01; done")
-		if err := cmd.Start(); err != nil {
+		// A child of who catches a signal has its default: under nohup(1) it would ignore it.
+		caught := make(chan os.Signal, 1)
+		signal.Notify(caught, sig)
+		err := cmd.Start()
+		signal.Stop(caught)
+		if err != nil {
 			t.Fatal(err)
 		}
 		appears(t, filepath.Join(cmd.Dir, "started"))
@@ -238,6 +244,31 @@ func TestWaitReadyStopped(t *testing.T) {
 		}
 		nothingLeft(t, cmd.Dir)
 	}
+}
+
+// A hangup that is ignored, as nohup(1) has it, is ignored by whoever is there: the one who waits, the one who stays beside
+// the program, the program.
+func TestWaitReadyHangup(t *testing.T) {
+	testutil.NoLeaks(t)
+	cmd := program(t, "sh", "-c", `trap "" HUP; exec fdpass wait-ready -- sh -c 'grep SigIgn /proc/$$/status /proc/$PPID/status \
+		/proc/$(cut -d" " -f4 /proc/$PPID/stat)/status >ignored; fdpass notify --ready'`)
+	if err := cmd.Run(); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(cmd.Dir, "ignored"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(strings.TrimSpace(string(b)), "\n")
+	for _, line := range lines {
+		if mask, err := strconv.ParseUint(line[strings.LastIndexByte(line, '\t')+1:], 16, 64); err != nil || mask&1 == 0 {
+			t.Errorf("%q: %v", line, err)
+		}
+	}
+	if len(lines) != 3 {
+		t.Errorf("%d processes: %q", len(lines), lines)
+	}
+	nothingLeft(t, cmd.Dir)
 }
 
 // The main process moves, as a handoff does it, before and after it is ready.

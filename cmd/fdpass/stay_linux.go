@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -65,8 +64,7 @@ func (k *keeper) tell(err error) {
 }
 
 func (k *keeper) run(args []string) error {
-	signals := make(chan os.Signal, 4) // before there is a folder to take away again
-	signal.Notify(signals, stopSignals...)
+	signals := takeStopSignals() // before there is a folder to take away again
 	dir, err := os.MkdirTemp("", "fdpass-")
 	if err != nil {
 		return errors.WithMessage(err, "a folder for the notification socket, see TMPDIR")

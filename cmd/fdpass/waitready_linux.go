@@ -6,11 +6,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 
 	"github.com/pkg/errors"
 	"golang.org/x/sys/unix"
@@ -44,8 +42,7 @@ func (w *waiting) wait(args []string) error {
 	cmd.Args[0] = os.Args[0]
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	// Before there is anything to stop: who ended by a signal would leave the other process and the program behind.
-	signals := make(chan os.Signal, 4)
-	signal.Notify(signals, stopSignals...)
+	signals := takeStopSignals()
 	err = cmd.Start()
 	_ = report.Close()
 	if err != nil {
@@ -58,8 +55,6 @@ func (w *waiting) wait(args []string) error {
 	}()
 	return readReport(r)
 }
-
-var stopSignals = []os.Signal{syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP}
 
 // inheritable lets children inherit a descriptor under its number.
 func inheritable(f *os.File) (number int, err error) {
