@@ -378,18 +378,20 @@ func (s *Service) Ready(ctx context.Context) error {
 	if s.takeover != nil {
 		s.awaitAccept(ctx)
 		s.takeover.Serving(unclaimed...)
-		s.background.Go(func() {
+		s.beginArrivals()
+	} else {
+		s.manager.serves()
+	}
+	s.tell(Event{Kind: EventServing, Err: lost})
+	if s.takeover != nil {
+		s.background.Go(func() { // after that event: the predecessor may be quick to let go
 			if s.takeover.Wait(s.ctx) == nil {
 				announce(s.first)
 				s.manager.serves()
 				s.tell(Event{Kind: EventSettled, PID: s.takeover.PID()})
 			}
 		})
-		s.beginArrivals()
-	} else {
-		s.manager.serves()
 	}
-	s.tell(Event{Kind: EventServing, Err: lost})
 	s.serveControl()
 	return nil
 }

@@ -33,6 +33,7 @@ import (
 	"github.com/fdkit/fdkit/internal/sysfd"
 	"github.com/fdkit/fdkit/internal/testutil"
 	"github.com/fdkit/fdkit/scm"
+	"github.com/fdkit/fdkit/socketpair"
 )
 
 // aService is the program of the tests of Service: an HTTP server on a TCP and a Unix listener.
@@ -1146,6 +1147,41 @@ func TestServiceLog(t *testing.T) {
 				t.Errorf("%s\nwant %s", lines[i], want)
 			}
 		}
+	}
+}
+
+// However quick the predecessor is to let go, and slow who hears of it, the events come in the order of a life.
+func TestServiceServesBeforeItSettles(t *testing.T) {
+	testutil.NoLeaks(t)
+	p, c := pair(t, socketpair.SeqPacket)
+	offered := make(chan error, 1)
+	go func() {
+		offered <- Offer(t.Context(), p, Offering{Name: "test", Deadlines: Deadlines{Probation: time.Nanosecond, MaxPause: patient}})
+	}()
+	var svc *Service
+	events := make(chan EventKind, 10)
+	svc, err := Start(t.Context(), Options{Name: "test", Program: "/bin/false", StopSignals: []os.Signal{}, Events: func(e Event) {
+		if e.Kind == EventServing {
+			if err := svc.takeover.Wait(t.Context()); err != nil {
+				t.Error(err)
+			}
+			time.Sleep(50 * time.Millisecond) // who tells of that too early does it meanwhile
+		}
+		events <- e.Kind
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(svc.takeFrom(t.Context(), c), svc.Ready(t.Context()), <-offered); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []EventKind{EventFresh, EventServing, EventSettled} {
+		if got := <-events; got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+	if err := errors.Join(svc.Stop(t.Context()), svc.Drain(t.Context())); err != nil {
+		t.Error(err)
 	}
 }
 
