@@ -456,6 +456,7 @@ func TestServiceTellsManager(t *testing.T) {
 	s.create(s.config.Bad)
 	_ = syscall.Kill(p, syscall.SIGHUP)
 	s.must(p, "RELOADING", "1")
+	s.await(string(EventKept)) // not that of the client below
 	s.mustStatus(s.must(p, "READY", "1"), "generation 3 serves; no handoff: ")
 	_ = os.Remove(s.config.Bad)
 

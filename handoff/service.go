@@ -125,12 +125,13 @@ func Start(ctx context.Context, o Options) (*Service, error) {
 		return nil, err
 	}
 	s.manager = newManager(s)
+	watch := s.catchSignals()
 	if s.takeover == nil {
 		s.tell(Event{Kind: EventFresh})
 	} else {
 		s.tell(Event{Kind: EventAdopted, PID: s.takeover.PID(), Count: len(s.takeover.Items)})
 	}
-	s.watchSignals()
+	watch()
 	return s, nil
 }
 
@@ -690,24 +691,28 @@ func (s *Service) Stop(ctx context.Context) error {
 	return nil
 }
 
-func (s *Service) watchSignals() {
+// catchSignals has signals wait from now on, before anybody hears of this process, whom they would end; watch reacts
+// to them.
+func (s *Service) catchSignals() (watch func()) {
 	all := append(append([]os.Signal(nil), s.options.UpgradeSignals...), s.options.StopSignals...)
 	if len(all) == 0 {
-		return
+		return func() {}
 	}
 	signals := make(chan os.Signal, 4)
 	ossignal.Notify(signals, all...)
-	s.background.Go(func() {
-		defer ossignal.Stop(signals)
-		for {
-			select {
-			case got := <-signals:
-				s.react(got)
-			case <-s.ctx.Done():
-				return
+	return func() {
+		s.background.Go(func() {
+			defer ossignal.Stop(signals)
+			for {
+				select {
+				case got := <-signals:
+					s.react(got)
+				case <-s.ctx.Done():
+					return
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func (s *Service) react(got os.Signal) {

@@ -1185,6 +1185,23 @@ func TestServiceServesBeforeItSettles(t *testing.T) {
 	}
 }
 
+// Who reads in the log that a process began may send it a signal at once.
+func TestServiceSignalAtOnce(t *testing.T) {
+	testutil.NoLeaks(t)
+	svc, err := Start(t.Context(), Options{Name: "test", Program: "/bin/false", StopSignals: []os.Signal{syscall.SIGUSR2}, Events: func(e Event) {
+		if e.Kind == EventFresh {
+			_ = syscall.Kill(os.Getpid(), syscall.SIGUSR2) // whose default is to end the process
+		}
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-svc.Stopping()
+	if err := svc.Drain(t.Context()); err != nil {
+		t.Error(err)
+	}
+}
+
 // A successor that is told to stop before it owns leaves everything to the predecessor: the paths too.
 func TestServiceSuccessorToldToStop(t *testing.T) {
 	c := config(t)
