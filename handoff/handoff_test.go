@@ -184,6 +184,73 @@ func TestHandoffOfMany(t *testing.T) {
 	})
 }
 
+// aCrowd hands over while its user has as many descriptors in flight as there may be, for a while or for ever.
+var aCrowd = testutil.NewHelper("crowd", func(args []string) error {
+	limit := unix.Rlimit{Cur: 64, Max: 64}
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		return err
+	}
+	from, to, err := scm.Pair(socketpair.SeqPacket)
+	if err != nil {
+		return err
+	}
+	for err == nil {
+		err = from.SendFDs([]byte("x"), []int{0})
+	}
+	if !errors.Is(err, scm.ErrInFlight) {
+		return err
+	}
+	forEver := args[0] == "for ever"
+	crowded = time.Minute // other tests of this user may have some in flight too
+	if forEver {
+		crowded = 10 * time.Millisecond
+	} else {
+		time.AfterFunc(100*time.Millisecond, func() { _ = to.Close() }) // which receives them all
+	}
+	p, s, err := scm.Pair(socketpair.SeqPacket)
+	if err != nil {
+		return err
+	}
+	offered := make(chan error, 1)
+	go func() {
+		offered <- Offer(context.Background(), p, Offering{
+			Name: "web", Items: []Item{{Name: "x", Kind: File, Conn: os.Stdin}}, Deadlines: Deadlines{Offer: time.Minute, Probation: time.Millisecond},
+		})
+	}()
+	t, err := Take(context.Background(), s, Wish{Name: "web", Deadlines: Deadlines{Offer: time.Minute}})
+	if forEver {
+		if perr := <-offered; !errors.Is(perr, ErrKept) || !errors.Is(perr, scm.ErrInFlight) || !errors.Is(err, ErrKept) {
+			return fmt.Errorf("offer: %w; take: %w", perr, err)
+		}
+		return to.Close()
+	}
+	if err != nil {
+		return err
+	}
+	defer t.Close()
+	if err := t.Ready(context.Background()); err != nil {
+		return err
+	}
+	t.Serving()
+	return errors.Join(t.Wait(context.Background()), <-offered)
+})
+
+// What the user's other processes have in flight for a moment is waited for.
+func TestHandoffInCrowd(t *testing.T) {
+	for _, how := range []string{"for a while", "for ever"} {
+		t.Run(how, func(t *testing.T) {
+			testutil.NoLeaks(t)
+			cmd := aCrowd.Command(t, how)
+			if os.Geteuid() == 0 { // whom nothing bounds
+				cmd = aCrowd.CommandAs(t, testutil.Stranger, testutil.Stranger, nil, how)
+			}
+			if err := cmd.Run(); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 // A terminal moves: what is typed comes to its new owner.
 func TestHandoffOfTerminal(t *testing.T) {
 	testutil.NoLeaks(t)

@@ -315,6 +315,10 @@ func (p *offering) offer() error {
 	return p.sendItems(p.ctx, p.Items, 0)
 }
 
+// crowded is how long items wait while the user's other processes have as many descriptors in flight as there may be. It is
+// a variable for tests.
+var crowded = 5 * time.Second
+
 // sendItems sends items, as many in a frame as fit, and waits until all are acknowledged, or ctx ends. The
 // acknowledgements count from the beginning of the handoff, in which before were sent earlier.
 func (p *offering) sendItems(ctx context.Context, items []Item, before int) error {
@@ -322,19 +326,31 @@ func (p *offering) sendItems(ctx context.Context, items []Item, before int) erro
 	count, window := len(items), unacknowledged()
 	var frame []byte
 	var files []syscall.Conn
+	var since time.Time // when there began to be no room, though none of ours are in flight
 	for sent, acked := 0, 0; acked < count; {
+		var again <-chan time.Time
 		if sent < count && sent-acked < window {
 			frame, files = nextItems(items[sent:], frame, files)
 			err := conn.Send(frame, files...)
 			if err == nil {
-				sent += len(files)
+				sent, since = sent+len(files), time.Time{}
 				continue
 			}
-			if !errors.Is(err, scm.ErrInFlight) || sent == acked {
+			if !errors.Is(err, scm.ErrInFlight) {
 				return err
+			}
+			if sent == acked {
+				if since.IsZero() {
+					since = time.Now()
+				}
+				if time.Since(since) > crowded {
+					return err
+				}
+				again = time.After(5 * time.Millisecond) // nothing tells when others have received
 			}
 		}
 		select {
+		case <-again:
 		case n := <-p.acks:
 			if n -= before; n < acked || n > sent {
 				return errors.WithMessagef(ErrProtocol, "%d items acknowledged, %d were sent", n, sent)
