@@ -295,9 +295,15 @@ const refusedAsSecond = "another successor is taking over"
 // refused at once comes again at once, and what it is refused for takes its time.
 func launchUntilReady(t *testing.T, c serviceConfig, excuses ...string) (*running, line) {
 	t.Helper()
+	return untilReady(t, func() *running { return launch(t, c) }, excuses...)
+}
+
+// untilReady is launchUntilReady for a successor of another kind.
+func untilReady(t *testing.T, launch func() *running, excuses ...string) (*running, line) {
+	t.Helper()
 	var failed []string
 	for begun := time.Now(); time.Since(begun) < time.Minute; {
-		r := launch(t, c)
+		r := launch()
 		r.failed = failed
 		for l := range r.lines {
 			if l.Event == "ready" {

@@ -178,13 +178,12 @@ func TestServiceAcrossNamespaces(t *testing.T) {
 			}
 			mustServe(t, p, ready.Addr, ready.PID)
 			// Who is permitted still gets it.
-			var next *running
-			if c.there == "predecessor" {
-				next = launchBecome(t, p, elsewhereRoot(t))
-			} else {
-				next = launch(t, p)
-			}
-			after := next.await("ready")
+			next, after := untilReady(t, func() *running {
+				if c.there == "predecessor" {
+					return launchBecome(t, p, elsewhereRoot(t))
+				}
+				return launch(t, p)
+			}, refusedAsSecond)
 			mustServe(t, p, ready.Addr, after.PID)
 			_ = syscall.Kill(after.PID, syscall.SIGTERM)
 			next.await("end")
