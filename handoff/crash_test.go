@@ -151,7 +151,7 @@ func (c *clients) failed(list *[]string, err error) {
 }
 
 func exchange(conn net.Conn, in *bufio.Reader) (closing bool, err error) {
-	_ = conn.SetDeadline(time.Now().Add(20 * time.Second))
+	_ = conn.SetDeadline(time.Now().Add(time.Minute)) // longer than anybody is stopped
 	if _, err := io.WriteString(conn, "GET /x HTTP/1.1\r\nHost: x\r\n\r\n"); err != nil {
 		return false, err
 	}
