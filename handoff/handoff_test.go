@@ -194,11 +194,16 @@ var aCrowd = testutil.NewHelper("crowd", func(args []string) error {
 	if err != nil {
 		return err
 	}
-	for err == nil {
-		err = from.SendFDs([]byte("x"), []int{0})
-	}
-	if !errors.Is(err, scm.ErrInFlight) {
-		return err
+	// One more than there may be, all of them ours: what others have in flight may be received meanwhile.
+	for n := uint64(0); n <= limit.Cur; {
+		switch err := from.SendFDs([]byte("x"), []int{0}); {
+		case err == nil:
+			n++
+		case !errors.Is(err, scm.ErrInFlight):
+			return err
+		default:
+			time.Sleep(time.Millisecond)
+		}
 	}
 	forEver := args[0] == "for ever"
 	crowded = time.Minute // other tests of this user may have some in flight too
