@@ -194,11 +194,11 @@ func (k *talk) want(answer string, closes bool) {
 // is as quick as that, the connection does not move before it.
 func (k *talk) untilNew() {
 	k.t.Helper()
-	for i := range 1000 {
+	for begun := time.Now(); time.Since(begun) < time.Minute; {
 		k.send(get("/then"))
 		switch answer, closing := k.answer(); {
 		case closing:
-			k.t.Fatalf("answer %d ends the connection", i)
+			k.t.Fatalf("%q ends the connection", answer)
 		case strings.HasPrefix(answer, "new"):
 			return
 		}
@@ -209,7 +209,7 @@ func (k *talk) untilNew() {
 // untilClosing asks until an answer of the old server ends the connection.
 func (k *talk) untilClosing() {
 	k.t.Helper()
-	for range 100000 {
+	for begun := time.Now(); time.Since(begun) < time.Minute; {
 		k.send(get("/b"))
 		answer, closing := k.answer()
 		if answer != "old /b " {
