@@ -70,6 +70,7 @@ func whoServes(t *testing.T, addr string) (pid int) {
 
 // One of several upgrades that are asked for at once wins, the others are told, and somebody serves at every moment.
 func TestUpgradeFromManyPlaces(t *testing.T) {
+	testutil.NoLeaks(t)                   // until its child is reaped, too
 	testutil.Helper("service").Command(t) // it is used
 	c := config(t)
 	svc, addr := inProcess(t, c)
@@ -109,6 +110,7 @@ func TestUpgradeFromManyPlaces(t *testing.T) {
 // Upgrade, a takeover and Stop at once: the service ends in this process for one reason, and if that is a handoff
 // somebody serves.
 func TestUpgradeTakeoverAndStop(t *testing.T) {
+	testutil.NoLeaks(t)
 	reasons := map[Reason]int{}
 	for round := range 8 {
 		c := config(t)
